@@ -1,0 +1,33 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# Stored outputs and tests come from the bundled models; unset this to run the course on the real ones.
+export SPILLED_ENERGY_MODELS ?= bundled
+EXACT := $(wildcard notebooks/00_*.ipynb notebooks/01_*.ipynb notebooks/02_*.ipynb notebooks/06_*.ipynb notebooks/solutions/*.ipynb)
+CHECKED := $(filter-out $(EXACT),$(wildcard notebooks/*.ipynb))
+NBVAL := --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
+
+.PHONY: lab test notebooks train bench
+
+lab: .venv/installed  ## install, and open JupyterLab on the course (on the real models, if the hub answers)
+	SPILLED_ENERGY_MODELS=auto $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+test: .venv/installed  ## install, and test everything
+	$(BIN)/ruff check .
+	$(BIN)/pytest -n 2 tests
+	$(BIN)/pytest -n 2 --dist loadscope --nbval $(NBVAL) $(EXACT)
+	$(if $(CHECKED),$(BIN)/pytest -n 2 --dist loadscope --nbval-lax $(NBVAL) $(CHECKED))
+
+notebooks: .venv/installed  ## re-execute the notebooks and store their outputs
+	$(BIN)/python tests/execute.py $(NOTEBOOKS)
+
+train: .venv/installed  ## re-make every bundled model and recorded table (hours; resumable)
+	$(BIN)/python -m utils.train
+
+bench: .venv/installed  ## time and memory, side by side
+	$(BIN)/python tests/benchmarks/bench.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@

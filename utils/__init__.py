@@ -1,0 +1,24 @@
+"""Small tools of the course. Read them beside the notebooks: each line of code follows a formula.
+
+Notation, everywhere in nats:
+
+| symbol                       | name in code     | meaning                                                |
+|------------------------------|------------------|--------------------------------------------------------|
+| `c`                          | `context`        | the tokens so far                                      |
+| `x`, `y`                     | `token`          | the token under suspicion, a next-token candidate      |
+| `f(x; c)`                    | `logit`          | the raw logit of `x` after `c` (Term 1 of the post)    |
+| `V(c) = log Σ_y exp f(y; c)` | `log_partition`  | log-partition function (`V(c, x)` is Term 2)           |
+| `p(x | c) = exp(f − V)`      | `logprob`        | the next-token conditional (in code, its logarithm)    |
+| `s(c, x) = f(x; c) − V(c,x)` | `spilled`        | spilled energy, in the blog post's sign                |
+| `Δ = −s`                     | `delta`          | the same in the sign of the paper's released code      |
+| `m(c) = mean_y f(y; c)`      | `mean_logit`     | the gauge coordinate                                   |
+| `K(c) = KL(U ‖ p(·|c))`      | `self_certainty` | how far the next-token distribution is from uniform    |
+| `|V|`                        | `vocab_size`     | number of tokens                                       |
+
+Data flows one way: text → `lm.score` → tidy table → `detect` / `plots` → notebook.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"

@@ -1,0 +1,454 @@
+"""Language models: load one, score texts with it, watch it write.
+
+`load_lm` → `score` → a tidy table with one row per token. The numbers come from `utils.energy`; this module
+only brings models and text to it. `[B, T, |V|]` logits are never held in memory: the output head is applied
+to a few positions at a time.
+"""
+
+import inspect
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from utils import DATA
+from utils.energy import Potentials, TokenEnergies, align, potentials
+
+MODELS = DATA / "models"
+# name → hub id, pinned revision, bundled stand-in of the same class
+PINNED = {
+    "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", "almanac-gpt2"),
+    "llama": ("HuggingFaceTB/SmolLM2-135M", "93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "almanac-llama"),
+}
+SOURCES = ("auto", "hub", "cache", "bundled")
+HUB_PATIENCE = 8.0  # seconds a silent hub may cost
+CHUNK_BYTES = 40_000_000  # logits held at once
+BLOCK_BYTES = 2_000_000  # logits reduced at once, small enough for the processor's cache
+
+
+# ---------------------------------------------------------------------------------------------- loading
+
+
+@dataclass(frozen=True)
+class LM:
+    """A causal language model with its tokenizer, and one line that says where it came from."""
+
+    model: torch.nn.Module
+    tokenizer: object
+    name: str
+    source: str  # "hub", "cache", "bundled" or "folder"
+    provenance: str
+
+    @property
+    def window(self) -> int | None:
+        """How many positions the model can see, if it says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def stand_in(self) -> bool:
+        """True if a bundled model speaks in place of the one that was asked for."""
+        return self.source == "bundled"
+
+
+def load_lm(name: str, source: str = "auto") -> LM:
+    """Load a causal language model and print one line of provenance.
+
+    Args:
+        name: "gpt2" or "llama" (pinned revisions with a bundled stand-in), the name of a folder in
+            `data/models`, the path of a local folder, or any hub id "owner/model".
+        source: "auto" tries the local cache of the pinned revision, the hub, then the bundled stand-in;
+            "hub", "cache" and "bundled" insist on one. The environment variable SPILLED_ENERGY_MODELS
+            replaces "auto". A silent hub costs less than ten seconds.
+
+    Only safetensors are read and no remote code is run. Raises ValueError with the remedy for an unknown
+    name or source, missing or corrupt weights, and a source that has not got the model.
+    """
+    if source == "auto":
+        source = os.environ.get("SPILLED_ENERGY_MODELS", "auto")
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}; got {source!r}")
+    if (MODELS / name / "config.json").is_file():
+        return _open(MODELS / name, name, "bundled", "bundled")
+    if Path(name).is_dir():
+        return _open(Path(name), Path(name).name, "folder", "local folder")
+    if name not in PINNED and name.count("/") != 1:
+        known = ", ".join([*PINNED, *sorted(folder.name for folder in MODELS.iterdir())])
+        raise ValueError(f"unknown model {name!r}: use one of {known}, a local folder, or a hub id 'owner/model'")
+
+    hub_id, revision, stand_in = PINNED.get(name, (name, None, None))
+    reason = "asked for"
+    if source in ("auto", "cache"):
+        if folder := cached(hub_id, revision):
+            return _open(folder, hub_id, "cache", f"hub revision {revision or 'main'}, from the local cache")
+        reason = "not in the local cache"
+    if source in ("auto", "hub"):
+        folder, reason = download(hub_id, revision)
+        if folder:
+            return _open(folder, hub_id, "hub", f"hub revision {revision or 'main'}")
+    if stand_in and source in ("auto", "bundled"):
+        return _open(MODELS / stand_in, stand_in, "bundled", f"bundled stand-in for {hub_id}: {reason}")
+    raise ValueError(f"{hub_id} could not be loaded from source={source!r}: {reason}")
+
+
+def _snapshot_options(hub_id: str, revision: str | None) -> dict:
+    return {
+        "repo_id": hub_id,
+        "revision": revision,
+        "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model"],
+        "ignore_patterns": ["*/*"],
+    }
+
+
+def complete(folder: Path) -> bool:
+    """Whether a snapshot has its configuration and every shard of its weights."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(pd.read_json(index)["weight_map"].dropna())
+        return all((folder / shard).is_file() for shard in shards)
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def cached(hub_id: str, revision: str | None) -> Path | None:
+    """The complete snapshot in the local cache, or None. Touches no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(**_snapshot_options(hub_id, revision), local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if complete(folder) else None
+
+
+def download(hub_id: str, revision: str | None) -> tuple[Path | None, str]:
+    """Fetch a snapshot from the hub with a progress bar; returns (folder or None, one line on why not).
+
+    The work is done in a thread that is given up when the hub stays silent, or trickles, for
+    `HUB_PATIENCE` seconds: a library's own time-outs restart with every byte that arrives.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    from utils.download import Abandoned, watched_bars
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return None, "HF_HUB_OFFLINE is set"
+    watch, bar = watched_bars()
+    outcome: list = []
+
+    def work() -> None:
+        try:
+            HfApi().model_info(hub_id, revision=revision, timeout=HUB_PATIENCE)
+            watch.beat(answered=True)
+            outcome.append(snapshot_download(**_snapshot_options(hub_id, revision), tqdm_class=bar))
+        except Abandoned:
+            pass
+        except Exception as error:  # every failure of a download ends as one line for the user
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive() and not watch.too_slow(HUB_PATIENCE):
+        thread.join(0.1)
+    if not outcome:
+        watch.abandon()
+        return None, watch.verdict(HUB_PATIENCE)
+    if isinstance(outcome[0], Exception):
+        return None, _one_line(outcome[0])
+    folder = Path(outcome[0])
+    return (folder, "") if complete(folder) else (None, "the repository holds no safetensors weights")
+
+
+def _one_line(error: Exception) -> str:
+    name = type(error).__name__
+    if name in ("RepositoryNotFoundError", "GatedRepoError"):
+        return "the hub has no such public repository"
+    if name == "RevisionNotFoundError":
+        return "the hub no longer has this revision"
+    if name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "OfflineModeIsEnabled", "ProxyError"):
+        return "hub not reachable"
+    return f"the download failed ({name})"
+
+
+@contextmanager
+def quiet_transformers():
+    """Silence the loading bars and warnings of transformers, and put its settings back afterwards."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(logging.CRITICAL)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _open(folder: Path, name: str, source: str, origin: str) -> LM:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+    except Exception as error:
+        raise ValueError(
+            f"{folder} does not hold a readable causal language model ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); delete it and fetch it again"
+        ) from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        missing = sorted(report["missing_keys"])[:3] or "some of wrong shape"
+        raise ValueError(f"the weights in {folder} are incomplete ({missing}); delete the folder and fetch it again")
+    model.eval().requires_grad_(False)
+    size = sum(p.numel() for p in model.parameters())
+    start = repr(tokenizer.bos_token) if tokenizer.bos_token_id is not None else "no BOS"
+    provenance = f"{name} ({origin}), {size / 1e6:.1f} M parameters, texts start with {start}"
+    print(provenance)
+    return LM(model, tokenizer, name, source, provenance)
+
+
+# ---------------------------------------------------------------------------------------------- scoring
+
+
+def output_head(model) -> Callable[[Tensor], Tensor]:
+    """The map from hidden states [..., D] to logits [..., |V|], with the model's own scaling and soft cap."""
+    linear = model.get_output_embeddings()
+    if linear is None:
+        raise ValueError(f"{type(model).__name__} has no output head; load it as a causal language model")
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
+    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma-2
+
+    def head(hidden: Tensor) -> Tensor:
+        logits = linear(hidden)
+        if scale != 1.0:
+            logits = logits * scale
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return head
+
+
+def read_hidden(head: Callable, hidden: Tensor, targets: Tensor, chunk_size: int | None = None):
+    """Potentials after each position, and the logit of each target, without holding all logits.
+
+    Args: `hidden` [N, D]; `targets` [N], the token that followed each position (any id where none did);
+    `chunk_size`, positions per call of the head. Returns (Potentials of [N], logits [N]) in float64.
+    """
+    vocab = head(hidden[:1]).shape[-1]
+    chunk_size = chunk_size or max(1, CHUNK_BYTES // (4 * vocab))
+    block = max(1, BLOCK_BYTES // (4 * vocab))
+    parts, picked = [], []
+    for h, target in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True):
+        logits = head(h)
+        picked.append(logits.gather(-1, target[:, None]).squeeze(-1).double())
+        parts += [potentials(rows) for rows in logits.split(block)]
+    after = Potentials(*(torch.cat(field).double() for field in zip(*parts, strict=True)))
+    return after, torch.cat(picked)
+
+
+@torch.no_grad()
+def score_ids(
+    model, ids: Tensor, attention_mask: Tensor | None = None, chunk_size: int | None = None
+) -> TokenEnergies:
+    """Energies of token ids [B, T] under `model`; every field is float64 [B, T], in nats.
+
+    `attention_mask` [B, T] is 1 at real tokens and may pad on either side; fields are NaN at pads, and
+    everything that needs Term 1 is NaN at each row's first real token. `chunk_size` positions go through
+    the output head at once (default: about 40 MB of logits); it changes memory, not results.
+    Raises ValueError on wrong shapes, ids out of range, rows of fewer than two tokens or longer than the
+    model's window, and NaN or infinite logits.
+    """
+    real = check_batch(model, ids, attention_mask)
+    options = {"use_cache": False}
+    if not real.all():
+        options["attention_mask"] = real.long()
+        if "position_ids" in inspect.signature(model.base_model.forward).parameters:
+            options["position_ids"] = (real.long().cumsum(-1) - 1).clamp_min(0)
+    hidden = model.base_model(ids, **options).last_hidden_state
+    targets = torch.roll(ids, -1, dims=-1)  # what each position is asked for; the last answer is not used
+    after, logit = read_hidden(output_head(model), hidden[real], targets[real], chunk_size)
+
+    def unpack(values: Tensor) -> Tensor:
+        return torch.full(ids.shape, torch.nan, dtype=torch.float64, device=values.device).masked_scatter(real, values)
+
+    # `before` a row's first real token lies a pad, or nothing: NaN either way. A right pad gets no Term 1
+    # of its own, because its predecessor's target is masked out below.
+    energies = align(Potentials(*map(unpack, after)), unpack(logit)[:, :-1])
+    return TokenEnergies(*(field.masked_fill(~real, torch.nan) for field in energies))
+
+
+def check_batch(model, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Validate what `score_ids` was given; returns the mask of real tokens, bool [B, T]."""
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError("ids must be a tensor of token ids of shape [B, T]")
+    if attention_mask is not None and attention_mask.shape != ids.shape:
+        raise ValueError(f"attention_mask must have the shape of ids, {[*ids.shape]}; got {[*attention_mask.shape]}")
+    real = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    if real.sum(-1).min() < 2:
+        raise ValueError("every row of ids needs at least two real tokens: a spill spans two steps")
+    if (real[:, 1:] != real[:, :-1]).sum(-1).max() > 1:
+        raise ValueError("attention_mask may pad on one side of a row only, without holes")
+    vocab = model.config.get_text_config().vocab_size
+    if ids[real].min() < 0 or ids[real].max() >= vocab:
+        raise ValueError(f"ids must lie in 0 … {vocab - 1}, the model's vocabulary")
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if window and real.sum(-1).max() > window:
+        raise ValueError(f"a row has more tokens than the model's window of {window}; score pieces of it")
+    return real
+
+
+def score(
+    lm: LM,
+    texts: Sequence[str],
+    batch_size: int = 16,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    bos: str | bool = "auto",
+    too_long: str = "refuse",
+) -> pd.DataFrame:
+    """Score texts: a tidy table with one row per token, in the order of the texts.
+
+    Columns: `text` (index into `texts`), `position` (from 0, a BOS not counted), `id`, `token` (the piece
+    of the text, so that the tokens of a text join to it), `start` and `end` (the tokenizer's character
+    offsets), and the fields of `TokenEnergies` in nats, float64.
+
+    Args:
+        batch_size: texts per forward pass; texts of similar length share a batch. Changes speed only.
+        chunk_size: positions per call of the output head; changes memory only.
+        progress: show a bar.
+        bos: "auto" puts the tokenizer's BOS before each text if it has one, so that the first token has a
+            Term 1; True insists; False leaves it out, and the first token's Term-1 columns are NaN.
+        too_long: "refuse" raises on a text longer than the model's window; "slide" reads it in windows
+            that overlap by half, so a token then has at least half a window of context.
+
+    In every text `Σ spilled = Σ logprob + V(first context) − V(last)`, unless it was slid over.
+    Raises ValueError for an empty text, a text of one token without BOS, and the errors of `score_ids`.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if too_long not in ("refuse", "slide"):
+        raise ValueError(f"too_long must be 'refuse' or 'slide'; got {too_long!r}")
+    prefix = bos_prefix(lm, bos)
+    encoded = [encode(lm, text, number) for number, text in enumerate(texts)]
+    jobs = [
+        job
+        for number, (ids, _) in enumerate(encoded)
+        for job in windows(number, prefix + ids, len(prefix), lm.window, too_long)
+    ]
+    order = sorted(range(len(jobs)), key=lambda j: len(jobs[j].ids))
+    energies: list[np.ndarray] = [np.empty(0)] * len(jobs)
+    for start in tqdm(range(0, len(order), batch_size), desc="score", disable=not progress):
+        batch = order[start : start + batch_size]
+        longest = max(len(jobs[j].ids) for j in batch)
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, j in enumerate(batch):
+            ids[row, : len(jobs[j].ids)] = torch.tensor(jobs[j].ids)
+            mask[row, : len(jobs[j].ids)] = 1
+        device = lm.model.device
+        fields = torch.stack(score_ids(lm.model, ids.to(device), mask.to(device), chunk_size), -1).cpu().numpy()
+        for row, j in enumerate(batch):
+            energies[j] = fields[row, jobs[j].keep : len(jobs[j].ids)]
+    return _table(texts, encoded, energies)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a text to be scored at once; rows before `keep` belong to an earlier piece or the BOS."""
+
+    text: int
+    ids: list[int]
+    keep: int
+
+
+def windows(text: int, ids: list[int], prefix: int, window: int | None, too_long: str) -> Iterable[Window]:
+    """Cut `ids` into windows that fit the model: one, or several that overlap by half."""
+    if len(ids) < 2:
+        raise ValueError(f"texts[{text}] has one token and no BOS before it; a spill needs two")
+    if window is None or len(ids) <= window:
+        return [Window(text, ids, prefix)]
+    if too_long == "refuse":
+        raise ValueError(
+            f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: shorten it, "
+            "or pass too_long='slide'"
+        )
+    pieces, done = [Window(text, ids[:window], prefix)], window
+    while done < len(ids):
+        stop = min(done + window // 2, len(ids))
+        pieces.append(Window(text, ids[stop - window : stop], window - (stop - done)))
+        done = stop
+    return pieces
+
+
+def bos_prefix(lm: LM, bos: str | bool) -> list[int]:
+    """What is put before each text: the BOS id, or nothing."""
+    if bos not in ("auto", True, False):
+        raise ValueError(f"bos must be 'auto', True or False; got {bos!r}")
+    if lm.tokenizer.bos_token_id is None:
+        if bos is True:
+            raise ValueError(f"the tokenizer of {lm.name} has no BOS token; use bos='auto'")
+        return []
+    return [lm.tokenizer.bos_token_id] if bos else []
+
+
+def encode(lm: LM, text: str, number: int = 0) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and character offsets of a text, without special tokens. ValueError on an empty text."""
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"texts[{number}] is empty; give a text with at least one word")
+    found = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return found["input_ids"], found["offset_mapping"]
+
+
+def _table(texts, encoded, energies) -> pd.DataFrame:
+    """Assemble the tidy table; `energies` lists windows in the order of the texts."""
+    frames = []
+    for number, (text, (ids, offsets)) in enumerate(zip(texts, encoded, strict=True)):
+        starts, ends = zip(*offsets, strict=True)
+        edges = [0, *np.maximum.accumulate(ends)]
+        edges[-1] = len(text)  # a trailing space belongs to the last token
+        tokens = [text[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        frames.append(
+            pd.DataFrame(
+                {"text": number, "position": range(len(ids)), "id": ids, "token": tokens, "start": starts, "end": ends}
+            )
+        )
+    values = pd.DataFrame(np.concatenate(energies), columns=TokenEnergies._fields)
+    return pd.concat([pd.concat(frames, ignore_index=True), values], axis=1)
+
+
+def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:
+    """Character span of `answer` in `text`, at or after `after`. ValueError if it is not there."""
+    start = text.find(answer, after) if answer else -1
+    if start < 0:
+        raise ValueError(f"answer {answer!r} not found in {text!r} after character {after}")
+    return start, start + len(answer)
+
+
+def answer_rows(table: pd.DataFrame, spans: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """The rows of `table` whose tokens overlap their text's character span (start, end).
+
+    `spans` has one entry per text, in order. Spans come from the text itself (`find_answer`, or the length
+    of a prompt), never from tokenizing the answer again: that need not give the same tokens.
+    Raises ValueError if a span is empty, or no token lies in it.
+    """
+    spans = np.asarray(spans)
+    count = int(table["text"].max()) + 1
+    if spans.shape != (count, 2):
+        raise ValueError(f"spans must hold one (start, end) per text, [{count}, 2]; got {[*spans.shape]}")
+    start, end = spans[table["text"]].T
+    rows = table[(table["end"] > start) & (table["start"] < end)]
+    if missing := sorted(set(range(count)) - set(rows["text"])):
+        raise ValueError(f"no token of text {missing[0]} lies in its span {tuple(map(int, spans[missing[0]]))}")
+    return rows

@@ -1,0 +1,152 @@
+"""Pure plotting functions: numbers in, a figure (or escaped HTML) out. One style, safe for colour blindness."""
+
+import html
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
+from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, named for what it marks here.
+COLORS = {
+    "likelihood": "#0072B2",  # blue: A, log p
+    "certainty": "#E69F00",  # orange: B, the drop in self-certainty
+    "gauge": "#999999",  # grey: C, the part no probability knows
+    "spilled": "#000000",
+    "right": "#009E73",
+    "wrong": "#D55E00",
+    "one": "#0072B2",
+    "two": "#E69F00",
+    "three": "#009E73",
+    "four": "#CC79A7",
+    "five": "#56B4E9",
+}
+DIVERGING, SEQUENTIAL = "PuOr", "cividis"
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.prop_cycle": mpl.cycler(color=[COLORS[c] for c in ("one", "two", "three", "four", "wrong", "five")]),
+}
+
+
+@contextmanager
+def style():
+    """The course's look, for the figures drawn inside the `with` block only."""
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+        yield
+
+
+def figure(width: float = 7.0, height: float = 3.2, rows: int = 1, columns: int = 1, **options):
+    """A styled figure that no pyplot state holds on to; returns (figure, axes)."""
+    with style():
+        fig = Figure(figsize=(width, height), layout="constrained", dpi=STYLE["figure.dpi"])
+        return fig, fig.subplots(rows, columns, **options)
+
+
+def visible(token: str) -> str:
+    """A token as a reader can see it: line breaks and empty pieces get a sign of their own."""
+    return token.replace("\n", "⏎").replace("\t", "⇥") or "·"
+
+
+def token_colors(values, center: float | None = None, limits: tuple[float, float] | None = None):
+    """Hex colours and black-or-white text colours for `values`; NaN is light grey.
+
+    With `center`, a diverging map around it (spills around 0); without, a sequential one.
+    """
+    values = np.asarray(values, float)
+    finite = values[np.isfinite(values)]
+    low, high = limits or ((finite.min(), finite.max()) if finite.size else (0.0, 1.0))
+    if center is None:
+        norm, cmap = Normalize(low, max(high, low + 1e-9)), mpl.colormaps[SEQUENTIAL]
+    else:
+        reach = max(abs(low - center), abs(high - center), 1e-9)
+        norm, cmap = TwoSlopeNorm(center, center - reach, center + reach), mpl.colormaps[DIVERGING]
+    fills, inks = [], []
+    for value in values:
+        rgb = np.array(cmap(float(norm(value)))[:3]) if np.isfinite(value) else np.full(3, 0.92)
+        fills.append(to_hex(rgb))
+        inks.append("#000000" if rgb @ (0.299, 0.587, 0.114) > 0.55 else "#ffffff")
+    return fills, inks
+
+
+def token_html(tokens, values, label: str = "spilled energy s (nats)", center=0.0, limits=None) -> str:
+    """One text as escaped HTML: each token on its colour, its value as a tool tip and to screen readers."""
+    fills, inks = token_colors(values, center, limits)
+    spans = []
+    for token, value, fill, ink in zip(tokens, values, fills, inks, strict=True):
+        said = f"{value:+.2f} nats" if np.isfinite(value) else "undefined"
+        spans.append(
+            f'<span title="{html.escape(visible(token), quote=True)}: {said}" '
+            f'style="background:{fill};color:{ink};padding:2px 1px;border-radius:3px;white-space:pre-wrap">'
+            f"{html.escape(visible(token))}</span>"
+        )
+    return (
+        f'<div role="img" aria-label="tokens coloured by {html.escape(label, quote=True)}" '
+        f'style="font-family:monospace;line-height:2">{"".join(spans)}</div>'
+    )
+
+
+def heat_map(rows, label: str = "spilled energy s (nats)", center: float | None = 0.0, title: str = "") -> Figure:
+    """Token heat map. `rows` maps a name to (tokens, values); all rows share one colour scale.
+
+    Cells show the token above its value; a token without a value (no Term 1) is grey.
+    """
+    everything = np.concatenate([np.asarray(values, float) for _, values in rows.values()])
+    finite = everything[np.isfinite(everything)]
+    limits = (finite.min(), finite.max())
+    longest = max(len(tokens) for tokens, _ in rows.values())
+    fig, ax = figure(max(6.0, 0.78 * longest + 1.4), 0.85 * len(rows) + 0.9)
+    for y, (tokens, values) in enumerate(rows.values()):
+        fills, inks = token_colors(values, center, limits)
+        for x, (token, value) in enumerate(zip(tokens, values, strict=True)):
+            ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=fills[x], edgecolor="white", linewidth=2))
+            said = f"{value:.1f}" if np.isfinite(value) else "–"
+            ax.text(x + 0.5, y + 0.36, visible(token).strip() or "␣", ha="center", va="center", color=inks[x], fontsize=9)
+            ax.text(x + 0.5, y + 0.72, said, ha="center", va="center", color=inks[x], fontsize=8)
+    ax.set(xlim=(0, longest), ylim=(len(rows), 0), title=title)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    sns.despine(ax=ax, left=True, bottom=True)
+    ax.set_xlabel(label)
+    return fig
+
+
+def three_term_bars(tokens, likelihood, certainty_drop, gauge_drop, title: str = "") -> Figure:
+    """The spill of each token as a stack: A = log p, B = drop in self-certainty, C = drop in gauge.
+
+    Positive parts stack upwards, negative ones downwards; the black dot is their sum, `s`.
+    """
+    parts = {
+        "A  log p(x|c)": (np.asarray(likelihood, float), COLORS["likelihood"], ""),
+        "B  K(c) − K(c,x)": (np.asarray(certainty_drop, float), COLORS["certainty"], "//"),
+        "C  m(c) − m(c,x)": (np.asarray(gauge_drop, float), COLORS["gauge"], ".."),
+    }
+    fig, ax = figure(max(6.0, 0.72 * len(tokens) + 1.8), 3.4)
+    x = np.arange(len(tokens))
+    above, below = np.zeros(len(x)), np.zeros(len(x))
+    for label, (values, color, hatch) in parts.items():
+        values = np.nan_to_num(values)
+        base = np.where(values >= 0, above, below)
+        ax.bar(x, values, bottom=base, width=0.62, color=color, hatch=hatch, edgecolor="white", label=label)
+        above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
+    total = sum(values for values, _, _ in parts.values())
+    ax.plot(x, total, "o", color=COLORS["spilled"], label="s = A + B + C")
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xticks(x, [visible(token).strip() or "␣" for token in tokens])
+    ax.set(ylabel="nats", title=title)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
