@@ -18,7 +18,16 @@ Notation, everywhere in nats:
 Data flows one way: text → `lm.score` → tidy table → `detect` / `plots` → notebook.
 """
 
+import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
+
+
+def versions() -> str:
+    """One line on what this notebook runs on."""
+    packages = " · ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return f"Python {platform.python_version()} · {packages} · {os.cpu_count()} CPU cores"

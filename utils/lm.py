@@ -8,7 +8,6 @@ to a few positions at a time.
 import inspect
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 
 from utils import DATA
 from utils.energy import Potentials, TokenEnergies, align, potentials
+from utils.hub import cached, download
 
 MODELS = DATA / "models"
 # name → hub id, pinned revision, bundled stand-in of the same class
@@ -30,7 +30,6 @@ PINNED = {
     "llama": ("HuggingFaceTB/SmolLM2-135M", "93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "almanac-llama"),
 }
 SOURCES = ("auto", "hub", "cache", "bundled")
-HUB_PATIENCE = 8.0  # seconds a silent hub may cost
 CHUNK_BYTES = 40_000_000  # logits held at once
 BLOCK_BYTES = 2_000_000  # logits reduced at once, small enough for the processor's cache
 
@@ -76,16 +75,17 @@ def load_lm(name: str, source: str = "auto") -> LM:
         source = os.environ.get("SPILLED_ENERGY_MODELS", "auto")
     if source not in SOURCES:
         raise ValueError(f"source must be one of {', '.join(SOURCES)}; got {source!r}")
-    if (MODELS / name / "config.json").is_file():
+    bundled = sorted(folder.name for folder in MODELS.iterdir())
+    if name in bundled:
         return _open(MODELS / name, name, "bundled", "bundled")
     if Path(name).is_dir():
         return _open(Path(name), Path(name).name, "folder", "local folder")
     if name not in PINNED and name.count("/") != 1:
-        known = ", ".join([*PINNED, *sorted(folder.name for folder in MODELS.iterdir())])
+        known = ", ".join([*PINNED, *bundled])
         raise ValueError(f"unknown model {name!r}: use one of {known}, a local folder, or a hub id 'owner/model'")
 
     hub_id, revision, stand_in = PINNED.get(name, (name, None, None))
-    reason = "asked for"
+    reason = f"source is {source!r}"
     if source in ("auto", "cache"):
         if folder := cached(hub_id, revision):
             return _open(folder, hub_id, "cache", f"hub revision {revision or 'main'}, from the local cache")
@@ -96,86 +96,7 @@ def load_lm(name: str, source: str = "auto") -> LM:
             return _open(folder, hub_id, "hub", f"hub revision {revision or 'main'}")
     if stand_in and source in ("auto", "bundled"):
         return _open(MODELS / stand_in, stand_in, "bundled", f"bundled stand-in for {hub_id}: {reason}")
-    raise ValueError(f"{hub_id} could not be loaded from source={source!r}: {reason}")
-
-
-def _snapshot_options(hub_id: str, revision: str | None) -> dict:
-    return {
-        "repo_id": hub_id,
-        "revision": revision,
-        "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model"],
-        "ignore_patterns": ["*/*"],
-    }
-
-
-def complete(folder: Path) -> bool:
-    """Whether a snapshot has its configuration and every shard of its weights."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(pd.read_json(index)["weight_map"].dropna())
-        return all((folder / shard).is_file() for shard in shards)
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
-
-
-def cached(hub_id: str, revision: str | None) -> Path | None:
-    """The complete snapshot in the local cache, or None. Touches no network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(**_snapshot_options(hub_id, revision), local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return folder if complete(folder) else None
-
-
-def download(hub_id: str, revision: str | None) -> tuple[Path | None, str]:
-    """Fetch a snapshot from the hub with a progress bar; returns (folder or None, one line on why not).
-
-    The work is done in a thread that is given up when the hub stays silent, or trickles, for
-    `HUB_PATIENCE` seconds: a library's own time-outs restart with every byte that arrives.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    from utils.download import Abandoned, watched_bars
-
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return None, "HF_HUB_OFFLINE is set"
-    watch, bar = watched_bars()
-    outcome: list = []
-
-    def work() -> None:
-        try:
-            HfApi().model_info(hub_id, revision=revision, timeout=HUB_PATIENCE)
-            watch.beat(answered=True)
-            outcome.append(snapshot_download(**_snapshot_options(hub_id, revision), tqdm_class=bar))
-        except Abandoned:
-            pass
-        except Exception as error:  # every failure of a download ends as one line for the user
-            outcome.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while thread.is_alive() and not watch.too_slow(HUB_PATIENCE):
-        thread.join(0.1)
-    if not outcome:
-        watch.abandon()
-        return None, watch.verdict(HUB_PATIENCE)
-    if isinstance(outcome[0], Exception):
-        return None, _one_line(outcome[0])
-    folder = Path(outcome[0])
-    return (folder, "") if complete(folder) else (None, "the repository holds no safetensors weights")
-
-
-def _one_line(error: Exception) -> str:
-    name = type(error).__name__
-    if name in ("RepositoryNotFoundError", "GatedRepoError"):
-        return "the hub has no such public repository"
-    if name == "RevisionNotFoundError":
-        return "the hub no longer has this revision"
-    if name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "OfflineModeIsEnabled", "ProxyError"):
-        return "hub not reachable"
-    return f"the download failed ({name})"
+    raise ValueError(f"{hub_id} could not be loaded: {reason}")
 
 
 @contextmanager

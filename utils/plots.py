@@ -4,7 +4,6 @@ import html
 from contextlib import contextmanager
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
@@ -54,6 +53,13 @@ def figure(width: float = 7.0, height: float = 3.2, rows: int = 1, columns: int 
     with style():
         fig = Figure(figsize=(width, height), layout="constrained", dpi=STYLE["figure.dpi"])
         return fig, fig.subplots(rows, columns, **options)
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure in a notebook, with a text for those who cannot see it."""
+    from IPython.display import display
+
+    display(fig, metadata={"image/png": {"alt": alt}})
 
 
 def visible(token: str) -> str:
