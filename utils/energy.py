@@ -102,9 +102,7 @@ def check_ids(logits: Tensor, ids: Tensor) -> None:
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError("ids must be a tensor of whole numbers")
     if logits.ndim < 2 or logits.shape[:-1] != ids.shape:
-        raise ValueError(
-            f"logits must be [..., T, |V|] and ids [..., T]; got {[*logits.shape]} and {[*ids.shape]}"
-        )
+        raise ValueError(f"logits must be [..., T, |V|] and ids [..., T]; got {[*logits.shape]} and {[*ids.shape]}")
     if ids.shape[-1] < 2:
         raise ValueError("a spill needs two tokens: one to be suspected, one to condition on; ids has fewer")
     if ids.numel() and (ids.min() < 0 or ids.max() >= logits.shape[-1]):

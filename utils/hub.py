@@ -136,6 +136,13 @@ def _one_line(error: Exception) -> str:
         return "the hub has no such public repository"
     if name == "RevisionNotFoundError":
         return "the hub no longer has this revision"
-    if name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "OfflineModeIsEnabled", "ProxyError"):
+    if name in (
+        "ConnectError",
+        "ConnectTimeout",
+        "ReadTimeout",
+        "ConnectionError",
+        "OfflineModeIsEnabled",
+        "ProxyError",
+    ):
         return "hub not reachable"
     return f"the download failed ({name})"

@@ -181,9 +181,7 @@ def read_hidden(head: Callable, hidden: Tensor, targets: Tensor, chunk_size: int
 
 
 @torch.no_grad()
-def score_ids(
-    model, ids: Tensor, attention_mask: Tensor | None = None, chunk_size: int | None = None
-) -> TokenEnergies:
+def score_ids(model, ids: Tensor, attention_mask: Tensor | None = None, chunk_size: int | None = None) -> TokenEnergies:
     """Energies of token ids [B, T] under `model`; every field is float64 [B, T], in nats.
 
     `attention_mask` [B, T] is 1 at real tokens and may pad on either side; fields are NaN at pads, and
@@ -302,8 +300,7 @@ def windows(text: int, ids: list[int], prefix: int, window: int | None, too_long
         return [Window(text, ids, prefix)]
     if too_long == "refuse":
         raise ValueError(
-            f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: shorten it, "
-            "or pass too_long='slide'"
+            f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: shorten it, or pass too_long='slide'"
         )
     pieces, done = [Window(text, ids[:window], prefix)], window
     while done < len(ids):

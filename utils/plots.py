@@ -120,7 +120,9 @@ def heat_map(rows, label: str = "spilled energy s (nats)", center: float | None 
         for x, (token, value) in enumerate(zip(tokens, values, strict=True)):
             ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=fills[x], edgecolor="white", linewidth=2))
             said = f"{value:.1f}" if np.isfinite(value) else "–"
-            ax.text(x + 0.5, y + 0.36, visible(token).strip() or "␣", ha="center", va="center", color=inks[x], fontsize=9)
+            ax.text(
+                x + 0.5, y + 0.36, visible(token).strip() or "␣", ha="center", va="center", color=inks[x], fontsize=9
+            )
             ax.text(x + 0.5, y + 0.72, said, ha="center", va="center", color=inks[x], fontsize=8)
     ax.set(xlim=(0, longest), ylim=(len(rows), 0), title=title)
     ax.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
