@@ -1,0 +1,290 @@
+"""The Almanac: its law, what it withholds, and its exact probabilities, re-derived by other routes."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REAL_DATA, need
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils import DATA
+from utils.almanac import (
+    BRANCHING,
+    DAYS,
+    GOODS,
+    NAMES,
+    SHARES,
+    TEMPLATES,
+    Almanac,
+    all_documents,
+    read_facts,
+    train_tokenizer,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["train", "world"])
+def almanac(request):
+    return Almanac(request.param)
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return all_documents()
+
+
+# The law
+
+
+def test_the_world_law_has_the_stated_shares(documents):
+    for family, share in SHARES.items():
+        assert documents[documents.family == family].p_world.sum() == pytest.approx(share, abs=1e-12)
+
+
+def test_the_training_law_is_the_world_law_given_that_nothing_is_withheld(documents):
+    kept = documents.withheld == ""
+    assert documents.p_train[~kept].eq(0).all()
+    np.testing.assert_allclose(documents.p_train[kept], documents.p_world[kept] / documents.p_world[kept].sum())
+
+
+def test_there_are_enough_documents_facts_relations_and_templates(documents):
+    facts = read_facts()
+    assert len(documents) >= 20_000 and documents.text.is_unique
+    assert len(facts) >= 600 and facts.relation.nunique() >= 6
+    assert not facts.duplicated(["relation", "subject"]).any()
+    for relation in facts.relation.unique():
+        assert len(TEMPLATES[relation]) >= 4
+        assert [t.startswith("Question:") for t in TEMPLATES[relation]].count(True) == 1
+
+
+def test_subjects_follow_zipfs_law_in_every_relation(documents):
+    for _, rows in documents[documents.family == "fact"].groupby("relation"):
+        weights = np.sort(rows.groupby("subject").p_world.sum().to_numpy())[::-1]
+        np.testing.assert_allclose(weights, weights[0] / np.arange(1, len(weights) + 1))
+
+
+def test_templates_of_a_fact_are_equally_likely(documents):
+    facts = documents[documents.family == "fact"]
+    spread = facts.groupby(["relation", "subject"]).p_world.agg(lambda p: p.max() / p.min())
+    np.testing.assert_allclose(spread, 1)
+
+
+# What is withheld
+
+
+def test_the_withheld_parts_have_their_stated_sizes(documents):
+    facts = documents[documents.family == "fact"]
+    subjects = facts.subject.nunique()
+    unseen = facts[facts.withheld == "subject"]
+    assert unseen.subject.nunique() == pytest.approx(0.05 * subjects, abs=1)
+    assert set(unseen.subject).isdisjoint(facts[facts.withheld != "subject"].subject)
+    triples = facts.drop_duplicates(["relation", "subject"])
+    several = triples.groupby("subject").size().gt(1).sum() - unseen.subject.nunique()
+    assert (triples.withheld == "relation").sum() == pytest.approx(0.05 * several, abs=3)
+    questions = facts[facts.question & ~facts.withheld.isin(["subject", "relation"])]
+    assert (questions.withheld == "question").mean() == pytest.approx(0.20, abs=0.01)
+    additions = documents[documents.family == "arithmetic"]
+    assert (additions.withheld == "sum").mean() == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_a_withheld_sum_does_not_return_with_its_numbers_swapped(documents):
+    additions = documents[documents.family == "arithmetic"]
+    assert additions.groupby("subject").withheld.nunique().eq(1).all()
+
+
+def test_answer_lengths_in_tokens_are_balanced_between_the_large_groups(documents):
+    tokenizer = Almanac().tokenizer
+    questions = documents[(documents.family == "fact") & documents.question]
+    lengths = questions.answer.map(lambda answer: len(tokenizer.encode(answer).ids))
+    means = lengths.groupby(questions.withheld).mean()
+    assert abs(means["question"] - means[""]) < 0.15
+    assert abs(means["subject"] - means[""]) < 0.35  # 47 facts
+
+
+def test_development_and_test_questions_share_no_subject(documents):
+    questions = documents[documents.split != ""]
+    assert questions.groupby(["family", "subject"]).split.nunique().eq(1).all()
+
+
+# The crossing of branching factor and frequency
+
+
+def test_every_branching_factor_comes_with_at_least_ten_frequencies_over_two_decades(almanac):
+    habits = almanac.documents[almanac.documents.family == "stochastic"].drop_duplicates("prompt")
+    seen = {k: [] for k in BRANCHING}
+    positions = set()
+    for prompt in habits.prompt:
+        ids = almanac.encode(prompt)
+        positions.add(len(ids))
+        seen[almanac.branching(ids)].append(almanac.logprob(ids))
+    assert len(positions) == 1  # same template, same position
+    for logprobs in seen.values():
+        assert len(set(np.round(logprobs, 6))) >= 10
+        assert (max(logprobs) - min(logprobs)) / np.log(10) >= 2 - 1e-9
+
+
+def test_days_names_and_goods_are_single_tokens():
+    tokenizer = Almanac().tokenizer
+    assert all(len(tokenizer.encode(f" {word}").ids) == 1 for word in (*DAYS, *NAMES, *GOODS))
+
+
+# Tokens
+
+
+def test_prompt_and_answer_encode_to_the_tokens_of_the_whole(documents):
+    encode = Almanac().tokenizer.encode_batch
+    prompts, answers, stops, texts = (
+        [e.ids for e in encode(list(column))]
+        for column in (documents.prompt, documents.answer, documents.answer + ".", documents.text)
+    )
+    for prompt, answer, stop, text in zip(prompts, answers, stops, texts, strict=True):
+        assert prompt + stop == text
+        assert text[: len(prompt) + len(answer)] == prompt + answer
+
+
+def test_prompts_end_without_a_space_and_digits_are_single_tokens(documents):
+    assert not documents.prompt.str.endswith(" ").any()
+    tokenizer = Almanac().tokenizer
+    assert [tokenizer.decode([i]) for i in tokenizer.encode("12+345").ids] == ["1", "2", "+", "3", "4", "5"]
+
+
+def test_the_tokenizer_on_disk_is_the_one_its_recipe_makes():
+    assert Almanac().tokenizer.to_str() == train_tokenizer(read_facts()).to_str()
+    assert Almanac().vocab_size <= 2048
+
+
+# Exactness
+
+
+def test_prefix_probabilities_agree_with_brute_force_on_a_sub_language(almanac):
+    """Sum the documents that start with a prefix, without any trie, for all prefixes of 300 documents."""
+    sub = all_documents().sample(300, random_state=0)
+    language = Almanac(almanac.law, documents=sub)
+    p = sub[f"p_{almanac.law}"].to_numpy()
+    prefixes = {tuple(ids[:n]) for ids in language.ids for n in range(1, len(ids) + 1)}
+    for prefix in prefixes:
+        mass = sum(p_i for p_i, ids in zip(p, language.ids, strict=True) if tuple(ids[: len(prefix)]) == prefix)
+        assert np.exp(language.logprob(prefix)) == pytest.approx(mass, rel=1e-12, abs=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(document=st.integers(0, 27_000), length=st.integers(1, 20))
+def test_conditionals_are_ratios_of_prefix_probabilities_and_sum_to_one(document, length):
+    almanac = shared()
+    ids = almanac.ids[document][:length]
+    if ids[-1] == almanac.eos or almanac.logprob(ids) == -np.inf:
+        return
+    p = almanac.next_token(ids)
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    for token in np.flatnonzero(p):
+        ratio = np.exp(almanac.logprob([*ids, token]) - almanac.logprob(ids))
+        assert p[token] == pytest.approx(ratio, rel=1e-9)
+    assert almanac.branching(ids) == np.count_nonzero(p)
+
+
+_shared = []
+
+
+def shared():
+    if not _shared:
+        _shared.append(Almanac("train"))
+    return _shared[0]
+
+
+def test_chain_rule_gives_every_document_its_probability(almanac):
+    p = almanac.documents[f"p_{almanac.law}"].to_numpy()
+    for i in range(0, len(p), 97):
+        assert np.exp(almanac.logprob(almanac.ids[i])) == pytest.approx(p[i], rel=1e-9, abs=0)
+
+
+def test_sampled_frequencies_agree_with_exact_probabilities(almanac):
+    n = 200_000
+    drawn = almanac.sample(n, np.random.default_rng(0))
+    counts = Counter(tuple(almanac.ids[i][:4]) for i in drawn)
+    for prefix, count in counts.items():
+        p = np.exp(almanac.logprob(prefix))
+        assert abs(count - n * p) < 6 * np.sqrt(n * p * (1 - p)) + 1
+    assert sum(np.exp(almanac.logprob(prefix)) for prefix in counts) > 0.99
+
+
+def test_withheld_documents_have_probability_zero_under_training_only():
+    train, world = shared(), Almanac("world")
+    for i in np.flatnonzero(train.documents.withheld != "")[::501]:
+        assert train.logprob(train.ids[i]) == -np.inf
+        assert np.isfinite(world.logprob(world.ids[i]))
+
+
+def test_entropy_per_token_is_the_mean_conditional_entropy():
+    """Against the average of -log p(document) over a large sample."""
+    almanac = shared()
+    drawn = almanac.sample(100_000, np.random.default_rng(1))
+    p = almanac.documents.p_train.to_numpy()[drawn]
+    lengths = np.array([len(almanac.ids[i]) - 1 for i in drawn])
+    assert -np.log(p).sum() / lengths.sum() == pytest.approx(almanac.entropy_per_token(), abs=0.005)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("ids", [[], [5], [1, 2]])
+def test_ids_that_do_not_start_with_bos_are_refused(ids):
+    with pytest.raises(ValueError, match="BOS"):
+        shared().logprob(ids)
+
+
+def test_text_outside_the_language_is_refused():
+    almanac = shared()
+    with pytest.raises(ValueError, match="no prefix of any Almanac document"):
+        almanac.logprob(almanac.encode("The capital of Atlantis is"))
+
+
+def test_nothing_is_defined_after_eos():
+    almanac = shared()
+    with pytest.raises(ValueError, match="after EOS"):
+        almanac.next_token(almanac.ids[0])
+
+
+def test_nothing_follows_a_prefix_of_probability_zero():
+    almanac = shared()
+    d = almanac.documents
+    prompt = d[(d.withheld == "question")].prompt.iloc[0]
+    with pytest.raises(ValueError, match="probability 0"):
+        almanac.next_token(almanac.encode(prompt))
+
+
+def test_an_unknown_law_is_refused():
+    with pytest.raises(ValueError, match="law must be"):
+        Almanac("moon")
+
+
+# Against independent sources
+
+
+def test_capitals_and_continents_are_confirmed_by_an_independent_table():
+    """Two tables of other people; either may confirm a row. Some spell a name otherwise, so most, not all."""
+    folder = need(REAL_DATA / "facts")
+    book = pd.read_csv(folder / "factbook_facts.tsv", sep="\t")
+    book = set(book[book.relation == "capital"][["subject", "object"]].itertuples(index=False, name=None))
+    for relation, key, extra in [("capital", "city", book), ("continent", "continent", set())]:
+        file = "country-by-capital-city" if key == "city" else "country-by-continent"
+        table = pd.read_json(folder / "country_json" / f"{file}.json")
+        source = {*table[["country", key]].itertuples(index=False, name=None), *extra}
+        ours = read_facts().query("relation == @relation and subject in @names", local_dict={
+            "relation": relation, "names": {country for country, _ in source}})  # fmt: skip
+        assert len(ours) > 150
+        confirmed = [pair in source for pair in ours[["subject", "object"]].itertuples(index=False, name=None)]
+        assert np.mean(confirmed) > 0.98
+
+
+def test_atomic_numbers_run_from_1_to_118():
+    facts = read_facts()
+    numbers = facts[facts.relation == "number"].object.astype(int)
+    assert sorted(numbers) == list(range(1, 119))
+    assert facts[facts.relation == "symbol"].object.is_unique
+
+
+def test_the_fact_table_is_plain_sorted_ascii():
+    text = (DATA / "almanac.csv").read_text(encoding="ascii")
+    facts = read_facts()
+    assert "\r" not in text and facts.sort_values(["relation", "subject"]).index.equals(facts.index)
