@@ -8,9 +8,10 @@ to a few positions at a time.
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from utils import DATA
 from utils.energy import Potentials, TokenEnergies, align, potentials
@@ -193,9 +201,7 @@ def score_ids(model, ids: Tensor, attention_mask: Tensor | None = None, chunk_si
     real = check_batch(model, ids, attention_mask)
     options = {"use_cache": False}
     if not real.all():
-        options["attention_mask"] = real.long()
-        if "position_ids" in inspect.signature(model.base_model.forward).parameters:
-            options["position_ids"] = (real.long().cumsum(-1) - 1).clamp_min(0)
+        options |= padding(model, real.long(), ids.shape[1])
     hidden = model.base_model(ids, **options).last_hidden_state
     targets = torch.roll(ids, -1, dims=-1)  # what each position is asked for; the last answer is not used
     after, logit = read_hidden(output_head(model), hidden[real], targets[real], chunk_size)
@@ -207,6 +213,14 @@ def score_ids(model, ids: Tensor, attention_mask: Tensor | None = None, chunk_si
     # of its own, because its predecessor's target is masked out below.
     energies = align(Potentials(*map(unpack, after)), unpack(logit)[:, :-1])
     return TokenEnergies(*(field.masked_fill(~real, torch.nan) for field in energies))
+
+
+def padding(model, mask: Tensor, width: int) -> dict[str, Tensor]:
+    """What a model that reads the last `width` columns of a padded batch needs to know, from its mask [B, T]."""
+    options = {"attention_mask": mask}
+    if "position_ids" in inspect.signature(model.base_model.forward).parameters:
+        options["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, -width:]
+    return options
 
 
 def check_batch(model, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -266,6 +280,22 @@ def score(
         for number, (ids, _) in enumerate(encoded)
         for job in windows(number, prefix + ids, len(prefix), lm.window, too_long)
     ]
+    return _table(texts, encoded, score_windows(lm, jobs, batch_size, chunk_size, progress))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a text to be scored at once; rows before `keep` belong to an earlier piece or the BOS."""
+
+    text: int
+    ids: list[int]
+    keep: int
+
+
+def score_windows(
+    lm: LM, jobs: Sequence[Window], batch_size: int = 16, chunk_size: int | None = None, progress: bool = False
+) -> list[np.ndarray]:
+    """The energies of each window's kept tokens, [kept, fields of `TokenEnergies`] in float64."""
     order = sorted(range(len(jobs)), key=lambda j: len(jobs[j].ids))
     energies: list[np.ndarray] = [np.empty(0)] * len(jobs)
     for start in tqdm(range(0, len(order), batch_size), desc="score", disable=not progress):
@@ -280,16 +310,7 @@ def score(
         fields = torch.stack(score_ids(lm.model, ids.to(device), mask.to(device), chunk_size), -1).cpu().numpy()
         for row, j in enumerate(batch):
             energies[j] = fields[row, jobs[j].keep : len(jobs[j].ids)]
-    return _table(texts, encoded, energies)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A piece of a text to be scored at once; rows before `keep` belong to an earlier piece or the BOS."""
-
-    text: int
-    ids: list[int]
-    keep: int
+    return energies
 
 
 def windows(text: int, ids: list[int], prefix: int, window: int | None, too_long: str) -> Iterable[Window]:
@@ -336,7 +357,7 @@ def _table(texts, encoded, energies) -> pd.DataFrame:
         starts, ends = zip(*offsets, strict=True)
         edges = [0, *np.maximum.accumulate(ends)]
         edges[-1] = len(text)  # a trailing space belongs to the last token
-        tokens = [text[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        tokens = [text[a:b] for a, b in pairwise(edges)]
         frames.append(
             pd.DataFrame(
                 {"text": number, "position": range(len(ids)), "id": ids, "token": tokens, "start": starts, "end": ends}
@@ -370,3 +391,226 @@ def answer_rows(table: pd.DataFrame, spans: Sequence[tuple[int, int]]) -> pd.Dat
     if missing := sorted(set(range(count)) - set(rows["text"])):
         raise ValueError(f"no token of text {missing[0]} lies in its span {tuple(map(int, spans[missing[0]]))}")
     return rows
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+class Writer:
+    """One text while it is being written: it chooses each token, decodes it, and knows when to stop.
+
+    Args, shared by `stream` and `generate`:
+        max_new_tokens: at most this many tokens are written.
+        temperature, top_k, top_p: how to sample; temperature 0 or None always takes the likeliest token.
+            They decide which token is chosen and never touch an energy, which is that of the raw logits.
+        seed: of this text's own random numbers, so that its neighbours in a batch do not matter.
+        stop: a string, or several; writing ends after the token that completes one of them.
+        bos: as in `score`. With a BOS the prompt may be empty.
+
+    Writing also ends after an EOS token and when the model's window is full. Raises ValueError on options
+    out of range, and on a prompt that is empty or leaves no room in the window.
+    """
+
+    def __init__(
+        self, lm: LM, prompt: str, number: int = 0, max_new_tokens: int = 40, temperature: float | None = 0.0,
+        top_k: int | None = None, top_p: float | None = None, seed: int = 0, stop: str | Sequence[str] = (),
+        bos: str | bool = "auto",
+    ):  # fmt: skip
+        prefix = bos_prefix(lm, bos)
+        self.ids = prefix + lm.tokenizer(prompt, add_special_tokens=False).input_ids
+        self.first, self.bos_count, self.number, self.tokenizer = len(self.ids), len(prefix), number, lm.tokenizer
+        if not self.ids:
+            raise ValueError(f"prompt {number} is empty and there is no BOS to start from; give it a word")
+        if lm.window and self.first >= lm.window:
+            raise ValueError(
+                f"prompt {number} has {self.first} tokens and the model's window is {lm.window}: "
+                "shorten it, so that there is room to write"
+            )
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")
+        self.limit = min(self.first + max_new_tokens, lm.window or np.inf)
+        self.stop = [stop] if isinstance(stop, str) else list(stop)
+        if "" in self.stop:
+            raise ValueError("stop holds an empty string, which every text contains; leave it out")
+        self.last_words = end_ids(lm)
+        self.sampling = sampling(temperature, top_k, top_p)
+        self.random = torch.Generator().manual_seed(seed + number)
+        self.text = self.prompt_text = self._decode()
+        self.end = len(prompt)  # character offsets count from the start of the prompt
+        self.done = False
+
+    def write(self, logits: Tensor) -> dict:
+        """Choose a token from raw `logits` [|V|]; returns the text columns of its row in the table."""
+        if self.sampling is None:
+            token = int(logits.argmax())
+        else:
+            p = self.sampling(None, logits[None].float()).softmax(-1)[0]
+            token = int(torch.multinomial(p.cpu(), 1, generator=self.random))
+        self.ids.append(token)
+        text = self._decode()
+        # A character may take several tokens; it belongs to the one that completes it.
+        piece = "" if text.endswith("\N{REPLACEMENT CHARACTER}") else text[len(self.text) :]
+        self.text += piece
+        start, self.end = self.end, self.end + len(piece)
+        special = token in self.tokenizer.all_special_ids
+        self.done = (
+            token in self.last_words or len(self.ids) == self.limit or any(s in self.completion for s in self.stop)
+        )
+        return {
+            "text": self.number, "position": len(self.ids) - 1 - self.bos_count, "id": token,
+            "token": self.tokenizer.convert_ids_to_tokens(token) if special else piece,
+            "start": start, "end": self.end,
+        }  # fmt: skip
+
+    @property
+    def completion(self) -> str:
+        """What has been written so far, without the prompt and without special tokens."""
+        return self.text[len(self.prompt_text) :]
+
+    def _decode(self) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def end_ids(lm: LM) -> set[int]:
+    """The ids that end a text, by the tokenizer and by the model's generation settings."""
+    found = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
+    return {lm.tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
+
+
+def sampling(temperature: float | None, top_k: int | None, top_p: float | None) -> LogitsProcessorList | None:
+    """What turns raw logits into those that a token is drawn from; None for the greedy choice."""
+    if not temperature:
+        return None
+    steps = [TemperatureLogitsWarper(float(temperature))]
+    steps += [] if top_k is None else [TopKLogitsWarper(top_k)]
+    steps += [] if top_p is None else [TopPLogitsWarper(top_p)]
+    return LogitsProcessorList(steps)
+
+
+def stream(lm: LM, prompt: str, **options) -> Iterator[dict]:
+    """Write on from `prompt`, yielding each token with its energies as soon as they are known.
+
+    Yields one dict per token, with the columns of `score`: `pd.DataFrame(stream(lm, prompt))` is a table.
+    Options: max_new_tokens, temperature, top_k, top_p, seed, stop and bos, as for `Writer`.
+
+    Term 1 of a token is known when it is chosen; Term 2, `V(c, x)`, only after the model has read it. So a
+    row comes one step after its token was chosen, and the last token costs a forward step that nothing is
+    chosen from. Between steps only the model's own cache and the potentials of one position are kept.
+    An EOS token is a row like any other, with its name as `token` and no characters of its own. Its Term 2
+    is what the model says *after* the end of a text, where nothing was ever trained: pool with care.
+    """
+    return _stream(lm, Writer(lm, prompt, **options))
+
+
+@torch.no_grad()
+def _stream(lm: LM, writer: Writer) -> Iterator[dict]:
+    head, cache, device = output_head(lm.model), None, lm.model.device
+
+    def read(ids: list[int]) -> tuple[Tensor, Potentials]:
+        nonlocal cache
+        step = lm.model.base_model(torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
+        cache = step.past_key_values
+        logits = head(step.last_hidden_state[0, -1])
+        return logits, Potentials(*(field.double() for field in potentials(logits)))
+
+    logits, before = read(writer.ids)
+    while not writer.done:
+        row = writer.write(logits)
+        logit = logits[row["id"]].double()  # Term 1, before the token is read
+        logits, after = read([row["id"]])  # Term 2, and the distribution to choose the next token from
+        energies = align(Potentials(*map(torch.stack, zip(before, after, strict=True))), logit[None])
+        yield row | {name: field[1].item() for name, field in energies._asdict().items()}
+        before = after
+
+
+def generate(
+    lm: LM, prompts: Sequence[str], batch_size: int = 64, progress: bool = False, **options
+) -> tuple[list[str], pd.DataFrame]:
+    """Write on from each prompt; returns (completions, the table of the tokens written).
+
+    The table has the columns of `score` and one row per written token: `text` is the index into `prompts`,
+    `position`, `start` and `end` count from the start of the prompt. Energies are those of the finished
+    ids, scored once more in one pass (equal to those of `stream`, and the last token's extra step is in it).
+    Decoding and encoding again may give other ids: energies belong to the ids in the table.
+
+    Args: `batch_size` texts grow side by side; the other options are those of `Writer`, text number i
+    drawing its random numbers from `seed + i`. An EOS token is a row, but not part of a completion.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    writers = [Writer(lm, prompt, number, **options) for number, prompt in enumerate(prompts)]
+    order = sorted(writers, key=lambda writer: writer.first)
+    rows: list[dict] = []
+    for start in tqdm(range(0, len(order), batch_size), desc="generate", disable=not progress):
+        rows += write_together(lm, order[start : start + batch_size])
+    jobs = [Window(writer.number, writer.ids, writer.first) for writer in writers]
+    energies = np.concatenate(score_windows(lm, jobs, batch_size))
+    table = pd.DataFrame(rows).sort_values(["text", "position"], ignore_index=True)
+    values = pd.DataFrame(energies, columns=TokenEnergies._fields)
+    return [writer.completion for writer in writers], pd.concat([table, values], axis=1)
+
+
+@torch.no_grad()
+def write_together(lm: LM, writers: list[Writer]) -> list[dict]:
+    """Let several texts grow side by side, padded on the left, until all are done; returns their rows."""
+    longest = max(len(writer.ids) for writer in writers)
+    ids = torch.tensor([[0] * (longest - len(writer.ids)) + writer.ids for writer in writers])
+    mask = torch.tensor([[0] * (longest - len(writer.ids)) + [1] * len(writer.ids) for writer in writers])
+    head, cache, device, rows = output_head(lm.model), None, lm.model.device, []
+    while True:
+        options = {name: value.to(device) for name, value in padding(lm.model, mask, ids.shape[1]).items()}
+        step = lm.model.base_model(ids.to(device), past_key_values=cache, use_cache=True, **options)
+        cache = step.past_key_values
+        growing = torch.tensor([not writer.done for writer in writers])
+        for writer, logits in zip(writers, head(step.last_hidden_state[:, -1]), strict=True):
+            if not writer.done:
+                rows.append(writer.write(logits))
+        if all(writer.done for writer in writers):
+            return rows
+        ids = torch.tensor([[writer.ids[-1]] for writer in writers])
+        mask = torch.cat([mask, growing[:, None].long()], -1)  # finished texts go on as pads
+
+
+class EnergyRecorder(LogitsProcessor):
+    """Watches your own `model.generate(…, logits_processor=[recorder])`; the text it writes is not changed.
+
+    A handful of numbers is kept per token, and one step of logits. Ask `energies(sequences)` afterwards.
+    Two limits, both set by where `generate` calls it; `stream` has neither:
+
+    1. It runs after the built-in penalties (such as `repetition_penalty`) and before temperature, top-k and
+       top-p. With a penalty its energies are those of penalised logits; a processor that rules tokens out
+       with −∞ makes it stop with a ValueError.
+    2. It is never called after the last token, whose Term 2 is therefore NaN.
+
+    Use a fresh recorder for each call. Beam search reorders texts and is refused.
+    """
+
+    def __init__(self):
+        self.ids = self.scores = None
+        self.after: list[Potentials] = []
+        self.logit: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.ids is not None:
+            self._follow(input_ids)
+        self.after.append(Potentials(*(field.double() for field in potentials(scores))))
+        self.ids, self.scores = input_ids, scores.clone()
+        return scores
+
+    def _follow(self, ids: Tensor) -> None:
+        """Read Term 1 of the tokens that were just chosen, from the scores they were chosen by."""
+        if ids.shape[1] != self.ids.shape[1] + 1 or not torch.equal(ids[:, :-1], self.ids):
+            raise ValueError("the texts did not grow by one token: use a fresh recorder, and no beam search")
+        self.logit.append(self.scores.gather(-1, ids[:, -1:]).squeeze(-1).double())
+
+    def energies(self, sequences: Tensor) -> TokenEnergies:
+        """Energies of the N tokens that `generate` appended to its prompt: fields [B, N], in nats.
+
+        `sequences` [B, T] is what `generate` returned. Rows that ended early go on with pads: mask those.
+        """
+        if not self.after:
+            raise ValueError("nothing was recorded; pass the recorder to generate in logits_processor=[…]")
+        if len(self.logit) < len(self.after):
+            self._follow(sequences)
+        unknown = torch.full_like(self.after[0].entropy, torch.nan)
+        after = Potentials(*(torch.stack([*steps, unknown], -1) for steps in zip(*self.after, strict=True)))
+        return TokenEnergies(*(field[:, 1:] for field in align(after, torch.stack(self.logit, -1))))

@@ -1,7 +1,9 @@
 """Pure plotting functions: numbers in, a figure (or escaped HTML) out. One style, safe for colour blindness."""
 
 import html
+from base64 import b64encode
 from contextlib import contextmanager
+from io import BytesIO
 
 import matplotlib as mpl
 import numpy as np
@@ -59,7 +61,10 @@ def show(fig: Figure, alt: str) -> None:
     """Display a figure in a notebook, with a text for those who cannot see it."""
     from IPython.display import display
 
-    display(fig, metadata={"image/png": {"alt": alt}})
+    buffer = BytesIO()
+    fig.savefig(buffer, format="png")
+    png = b64encode(buffer.getvalue()).decode()
+    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 def visible(token: str) -> str:
@@ -157,4 +162,43 @@ def three_term_bars(tokens, likelihood, certainty_drop, gauge_drop, title: str =
     ax.set_xticks(x, [visible(token).strip() or "␣" for token in tokens])
     ax.set(ylabel="nats", title=title)
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def superimposition(models, joint, conditional) -> Figure:
+    """Four numbers of each model laid over both decompositions of `p(c, x, y)`, in logarithms.
+
+    `models` maps a name to (V(c), f(x;c), V(c,x), f(y;c,x)); `joint` and `conditional` are the logs of the four
+    probabilities beneath them: (p(c), p(c,x), p(c,x), p(c,x,y)) and (1, p(x|c), 1, p(y|c,x)). An arrow leads from
+    a probability to the model's number, its label is the constant between the two. The dotted line is `s`.
+    """
+    at = np.array([0.0, 1.0, 2.5, 3.5])  # two factors, side by side
+    names = ["V(c)", "f(x; c)\nTerm 1", "V(c, x)\nTerm 2", "f(y; c, x)"]
+    beneath = {
+        "over the joint": (joint, ["p(c)", "p(c, x)", "p(c, x)", "p(c, x, y)"]),
+        "over the conditional": (conditional, ["1", "p(x | c)", "1", "p(y | c, x)"]),
+    }
+    fig, axes = figure(9.6, 2.5 * len(models) + 0.5, rows=len(models), columns=2, squeeze=False, sharex=True)
+    everything = np.concatenate([joint, conditional, *models.values()])
+    limits = (everything.min() - 0.8, everything.max() + 1.1)
+    for row, (model, numbers) in zip(axes, models.items(), strict=True):
+        for ax, (where, (below, symbols)) in zip(row, beneath.items(), strict=True):
+            constants = np.asarray(numbers, float) - np.asarray(below, float)
+            local = abs(constants[1] - constants[2]) > 1e-9
+            inks = [COLORS["one"]] * 2 + [COLORS["wrong"] if local else COLORS["one"]] * 2
+            for x, low, high, ink, constant in zip(at, below, numbers, inks, np.exp(constants), strict=True):
+                ax.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "-|>", "color": ink, "linewidth": 1.8})
+                ax.text(x + 0.08, (low + high) / 2, f"×{constant:.3g}", color=ink, fontsize=9, va="center")
+            for left in (-0.45, 2.05):
+                ax.axvspan(left, left + 1.95, color="0.95", zorder=0)
+            ax.plot(at, below, "s", color="white", markeredgecolor="black", markersize=7, zorder=3)
+            ax.plot(at, numbers, "o", color="black", markersize=7, zorder=4)
+            ax.plot(at[1:3], numbers[1:3], ":", color="black", linewidth=1.2)
+            ax.text(1.75, max(numbers[1:3]) + 0.3, f"s = {numbers[1] - numbers[2]:+.2f}", ha="center", fontsize=9)
+            verdict = "two constants" if local else "one constant"
+            ax.set_title(f"{model}, {where}: {verdict}", color=COLORS["wrong"] if local else COLORS["one"])
+            ticks = [f"{name}\n□ {symbol}" for name, symbol in zip(names, symbols, strict=True)]
+            ax.set_xticks(at, ticks)
+            ax.set(ylim=limits, ylabel="natural log" if ax is row[0] else "")
+            ax.tick_params(length=0, labelbottom=True, axis="x")
     return fig
