@@ -124,7 +124,7 @@ def heat_map(rows, label: str = "spilled energy s (nats)", center: float | None 
         fills, inks = token_colors(values, center, limits)
         for x, (token, value) in enumerate(zip(tokens, values, strict=True)):
             ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=fills[x], edgecolor="white", linewidth=2))
-            said = f"{value:.1f}" if np.isfinite(value) else "–"
+            said = f"{round(value, 1) + 0:.1f}" if np.isfinite(value) else "–"
             ax.text(
                 x + 0.5, y + 0.36, visible(token).strip() or "␣", ha="center", va="center", color=inks[x], fontsize=9
             )
@@ -173,12 +173,12 @@ def superimposition(models, joint, conditional) -> Figure:
     a probability to the model's number, its label is the constant between the two. The dotted line is `s`.
     """
     at = np.array([0.0, 1.0, 2.5, 3.5])  # two factors, side by side
-    names = ["V(c)", "f(x; c)\nTerm 1", "V(c, x)\nTerm 2", "f(y; c, x)"]
+    names = ["V(c)\n", "f(x; c)\nTerm 1", "V(c, x)\nTerm 2", "f(y; c, x)\n"]
     beneath = {
         "over the joint": (joint, ["p(c)", "p(c, x)", "p(c, x)", "p(c, x, y)"]),
         "over the conditional": (conditional, ["1", "p(x | c)", "1", "p(y | c, x)"]),
     }
-    fig, axes = figure(9.6, 2.5 * len(models) + 0.5, rows=len(models), columns=2, squeeze=False, sharex=True)
+    fig, axes = figure(9.6, 2.5 * len(models) + 0.5, rows=len(models), columns=2, squeeze=False)
     everything = np.concatenate([joint, conditional, *models.values()])
     limits = (everything.min() - 0.8, everything.max() + 1.1)
     for row, (model, numbers) in zip(axes, models.items(), strict=True):
@@ -188,17 +188,17 @@ def superimposition(models, joint, conditional) -> Figure:
             inks = [COLORS["one"]] * 2 + [COLORS["wrong"] if local else COLORS["one"]] * 2
             for x, low, high, ink, constant in zip(at, below, numbers, inks, np.exp(constants), strict=True):
                 ax.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "-|>", "color": ink, "linewidth": 1.8})
-                ax.text(x + 0.08, (low + high) / 2, f"×{constant:.3g}", color=ink, fontsize=9, va="center")
+                ax.text(x + 0.12, (low + high) / 2, f"×{constant:.3g}", color=ink, fontsize=9, va="center")
             for left in (-0.45, 2.05):
                 ax.axvspan(left, left + 1.95, color="0.95", zorder=0)
             ax.plot(at, below, "s", color="white", markeredgecolor="black", markersize=7, zorder=3)
             ax.plot(at, numbers, "o", color="black", markersize=7, zorder=4)
             ax.plot(at[1:3], numbers[1:3], ":", color="black", linewidth=1.2)
-            ax.text(1.75, max(numbers[1:3]) + 0.3, f"s = {numbers[1] - numbers[2]:+.2f}", ha="center", fontsize=9)
+            ax.text(1.75, max(numbers[1:3]) + 0.3, f"s = {numbers[1] - numbers[2]:.2f}", ha="center", fontsize=9)
             verdict = "two constants" if local else "one constant"
             ax.set_title(f"{model}, {where}: {verdict}", color=COLORS["wrong"] if local else COLORS["one"])
             ticks = [f"{name}\n□ {symbol}" for name, symbol in zip(names, symbols, strict=True)]
             ax.set_xticks(at, ticks)
             ax.set(ylim=limits, ylabel="natural log" if ax is row[0] else "")
-            ax.tick_params(length=0, labelbottom=True, axis="x")
+            ax.tick_params(length=0, axis="x")
     return fig

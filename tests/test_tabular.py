@@ -1,0 +1,194 @@
+"""What gradient descent does to a table of logits: claims of notebook 06, against plain simulation."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from utils.almanac import Almanac
+from utils.tabular import closed_form, gradient_flow, impossible_token_law, margin, tabular_learner
+from utils.train import recorded_prefixes
+
+SIZE = 50  # |V|
+VISITS = np.logspace(-2, 0, 12)  # p(c) up to a constant: two decades
+
+
+def uneven(k, seed=0):
+    """k probabilities, none more than three times another."""
+    weights = np.random.default_rng(seed).uniform(0.5, 1.5, k)
+    return weights / weights.sum()
+
+
+def descend(q, p, steps, rate):
+    """Plain full-batch gradient descent on every logit of the table; returns logits [C, |V|]."""
+    q = np.pad(q, (0, SIZE - len(q)))
+    f = np.zeros((len(p), SIZE))
+    for _ in range(steps):
+        e = np.exp(f)
+        f += rate * p[:, None] * (q - e / e.sum(-1, keepdims=True))
+    return f
+
+
+def log_partition(f):
+    return np.log(np.exp(f).sum(-1))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """V of the simulated table at five supports (and all tokens), and the clocks τ = p(c)·t."""
+    return {k: log_partition(descend(uneven(k), VISITS, 30000, 1.0)) for k in (1, 5, 25, 45, SIZE)}, VISITS * 30000
+
+
+def test_the_closed_form_is_what_gradient_descent_does_to_a_deterministic_context():
+    for steps in (10, 100, 1000, 20000):
+        simulated = log_partition(descend(np.ones(1), VISITS, steps, 0.1))
+        assert np.abs(simulated - closed_form(0.1 * steps * VISITS, SIZE)).max() < 1e-3
+
+
+def test_the_closed_form_holds_for_any_number_of_equally_likely_tokens():
+    tau = np.logspace(-3, 6, 30)
+    for k in (2, 7, 49):
+        simulated = descend(np.full(k, 1 / k), VISITS, 2000, 0.05)
+        assert np.abs(log_partition(simulated) - closed_form(100 * VISITS, SIZE, k)).max() < 1e-3
+        assert np.abs(simulated[:, 0] - simulated[:, -1] - margin(100 * VISITS, SIZE, k)).max() < 1e-3
+    assert np.allclose(closed_form(tau, SIZE, SIZE), np.log(SIZE), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [50, 1536, 50257])
+def test_the_solver_agrees_with_the_closed_form_over_nine_decades(size):
+    tau = np.logspace(-3, 6, 19)
+    for k in (1, 5, 45):
+        f = gradient_flow(np.full((1, k), 1 / k), tau[None], size)[0]
+        V = np.log(k * np.exp(f[:, 0]) + (size - k) * np.exp(f[:, -1]))
+        assert np.abs(V - closed_form(tau, size, k)).max() < 5e-5
+
+
+def test_the_solver_agrees_with_an_independent_one_where_nothing_is_even():
+    q, tau, size = 1 / np.arange(1, 21), np.logspace(-2, 5, 15), 1536
+    q /= q.sum()
+    count, full = np.append(np.ones(20), size - 20), np.append(q, 0)
+
+    def slope(log_tau, f):
+        weights = np.exp(f - f.max())
+        return np.exp(log_tau) * (full - weights / (count * weights).sum())
+
+    first = tau[0] * (full - 1 / size)
+    span = np.log(tau[[0, -1]])
+    truth = solve_ivp(slope, span, first, "Radau", np.log(tau), rtol=1e-8, atol=1e-10).y.T
+    assert np.abs(gradient_flow(q, tau, size)[0] - truth).max() < 2e-4
+
+
+def test_the_solver_agrees_with_brute_force_gradient_descent_logit_by_logit():
+    for k in (3, 20, SIZE):
+        f = gradient_flow(np.tile(uneven(k), (12, 1)), 40 * VISITS[:, None], SIZE)[:, 0]
+        simulated = descend(uneven(k), VISITS, 4000, 0.01)
+        assert np.abs(f[:, :k] - simulated[:, :k]).max() < 2e-3
+        assert k == SIZE or np.abs(f[:, -1] - simulated[:, -1]).max() < 2e-3
+
+
+@pytest.mark.parametrize("k", [1, 5, 25, 45])
+def test_the_impossible_token_law_and_its_slope(measured, k):
+    V, tau = measured[0][k], measured[1]
+    assert np.abs(V - impossible_token_law(uneven(k), tau, SIZE)).max() < 0.07
+    assert np.polyfit(np.log(tau), V, 1)[0] == pytest.approx(1 - k / SIZE, abs=0.02)
+
+
+def test_a_full_support_forgets_the_joint(measured):
+    V, tau = measured[0][SIZE], measured[1]
+    assert np.polyfit(np.log(tau), V, 1)[0] == pytest.approx(0, abs=0.02)
+    assert np.abs(V - impossible_token_law(uneven(SIZE), tau, SIZE)).max() < 0.07
+
+
+def test_the_law_is_only_an_asymptote_and_the_finite_time_table_knows():
+    tau, k, size = np.logspace(2, np.log10(2000), 12), 50, 2000
+    slope = np.polyfit(np.log(tau), closed_form(tau, size, k), 1)[0]
+    assert slope > 1 - k / size + 0.1
+
+
+def test_contexts_with_one_conditional_share_one_curve_in_visits():
+    early, late = descend(uneven(5), np.array([1.0]), 300, 0.1), descend(uneven(5), np.array([0.01]), 30000, 0.1)
+    assert np.abs(early - late).max() < 0.01  # the same clock τ = 30, a hundred times further apart in t
+    other = descend(uneven(5), np.array([0.01]), 300, 0.1)
+    assert np.abs(log_partition(early) - log_partition(other)).max() > 0.5  # the same t is not the same curve
+
+
+def test_the_table_stays_in_the_centred_gauge():
+    f = gradient_flow(uneven(7), np.logspace(-2, 6, 9), 1536)[0]
+    assert np.abs(f[:, :7].sum(-1) + (1536 - 7) * f[:, -1]).max() < 1e-5  # a sum of 1536 logits
+
+
+def test_a_language_of_mixed_contexts_is_solved_context_by_context():
+    rng = np.random.default_rng(1)
+    conditionals = [uneven(k, seed=k) for k in (1, 2, 3, 5, 9, 17, SIZE)] + [np.full(4, 0.25), np.full(SIZE, 1 / SIZE)]
+    tau = np.cumsum(rng.uniform(1, 30, (len(conditionals), 4)), -1)
+    table = tabular_learner(conditionals, tau, SIZE)
+    for row, q in enumerate(conditionals):
+        f = gradient_flow(q, tau[row], SIZE)[0]
+        V = np.log(np.exp(f[:, :-1]).sum(-1) + (SIZE - len(q)) * np.exp(f[:, -1]))
+        kl = (q * (np.log(q) - f[:, :-1] + V[:, None])).sum(-1)
+        assert np.abs(table.log_partition[row] - V).max() < 1e-4
+        assert np.abs(table.kl[row] - kl).max() < 1e-4
+    assert (np.diff(table.kl[:-1]) < 0).all()  # it learns (the last one has nothing to learn)
+    padded = tabular_learner([np.pad(q, (0, SIZE - len(q))) for q in conditionals], tau, SIZE)
+    assert np.array_equal(padded.log_partition, table.log_partition)
+
+
+def test_the_table_of_a_real_finite_language_takes_seconds():
+    almanac, prefixes = Almanac("train"), recorded_prefixes(Almanac("train"))
+    ids = [almanac.ids[i][:n] for i, n in zip(prefixes["document"], prefixes["length"], strict=True)]
+    mass = np.array([almanac.mass[almanac.node(i)] for i in ids])
+    conditionals = [almanac.next_token(i) for i, m in zip(ids, mass, strict=True) if m > 0]
+    start = time.process_time()
+    table = tabular_learner(conditionals, mass[mass > 0, None] * np.logspace(2, 8, 13), almanac.vocab_size)
+    assert time.process_time() - start < 20
+    assert (table.log_partition > np.log(almanac.vocab_size) - 1e-4).all()  # K ≥ 0
+    assert (table.kl > -1e-4).all()
+
+
+def network(tied):
+    """One-hidden-layer predictor of the next of 20 tokens, in float64."""
+    torch.manual_seed(0)
+    embed, middle = torch.nn.Embedding(20, 16), torch.nn.Linear(16, 16)
+    head = torch.nn.Linear(16, 20, bias=False)
+    if tied:
+        head.weight = embed.weight
+    return torch.nn.Sequential(embed, middle, torch.nn.Tanh(), head).double(), head.weight
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "tied", "options", "conserved"),
+    [("SGD", False, {}, True), ("SGD", False, {"momentum": 0.9}, True), ("SGD", True, {}, False),
+     ("SGD", False, {"weight_decay": 1e-2}, False), ("Adam", False, {}, False), ("AdamW", False, {}, False)],
+)  # fmt: skip
+def test_the_mean_output_row_is_conserved_by_sgd_with_an_untied_head_alone(optimizer, tied, options, conserved):
+    model, head = network(tied)
+    before = head.detach().mean(0).clone()
+    step = getattr(torch.optim, optimizer)(model.parameters(), lr=0.1 if optimizer == "SGD" else 0.01, **options)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(300):
+        x = torch.randint(20, (32,), generator=generator)
+        loss = torch.nn.functional.cross_entropy(model(x), (3 * x + 1) % 20)
+        step.zero_grad()
+        loss.backward()
+        step.step()
+    change = (head.detach().mean(0) - before).abs().max().item()
+    assert change < 1e-12 if conserved else change > 1e-4
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: closed_form(1.0, 10, 11),
+        lambda: margin(1.0, 10, 10),
+        lambda: gradient_flow([0.5, 0.4], [1.0], 10),
+        lambda: gradient_flow([1.5, -0.5], [1.0], 10),
+        lambda: gradient_flow([0.5, 0.5], [1.0], 1),
+        lambda: gradient_flow([0.5, 0.5], [2.0, 1.0], 10),
+        lambda: gradient_flow([0.5, 0.5], [0.0, 1.0], 10),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call):
+    with pytest.raises(ValueError, match=r"k must|q must|tau must"):
+        call()

@@ -1,0 +1,68 @@
+"""Interactive twins of the course's figures. The only module that knows of ipywidgets.
+
+The pattern is always the same: a widget hands named controls and a `draw` function to `explorer`. `draw`
+takes the controls' values and returns a figure from `utils.plots` and one sentence that says what it shows
+(the sentence is also what a screen reader finds). So whatever a widget shows, a plain call shows too.
+"""
+
+import html
+import io
+import math
+from collections.abc import Callable, Mapping
+
+import ipywidgets as w
+from matplotlib.figure import Figure
+
+from utils import plots
+
+
+def explorer(draw: Callable[..., tuple[Figure, str]], **controls: w.ValueWidget) -> w.VBox:
+    """Controls above a picture and a sentence, both redrawn whenever a control changes.
+
+    `draw(**values)` is called with the value of each control, under the control's name. The box carries
+    `controls`, `picture` and `sentence`, for tests. Errors in `draw` are raised, not swallowed.
+    """
+    picture, sentence = w.Image(format="png"), w.HTML()
+
+    def redraw(_change=None) -> None:
+        figure, said = draw(**{name: control.value for name, control in controls.items()})
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        picture.value, sentence.value = buffer.getvalue(), html.escape(said)
+
+    for name, control in controls.items():
+        control.description = control.description or name
+        control.observe(redraw, names="value")
+    redraw()
+    box = w.VBox([*controls.values(), picture, sentence])
+    box.controls, box.picture, box.sentence = controls, picture, sentence
+    return box
+
+
+def knob(low: float, high: float, step: float, value: float = 0.0, description: str = "") -> w.FloatSlider:
+    """A slider that redraws when it is let go, not all the way along."""
+    return w.FloatSlider(value=value, min=low, max=high, step=step, description=description, continuous_update=False)
+
+
+def superimposition_toggle(books: Mapping[str, object], tokens, lay_out: Callable) -> w.VBox:
+    """Choose a model and three tokens; see its numbers over both decompositions (`plots.superimposition`).
+
+    `lay_out(book, c, x, y)` returns the three quadruples that the plot takes: model, joint, conditional.
+    """
+
+    def draw(book: str, c, x, y):
+        numbers, joint, conditional = lay_out(books[book], (c,), x, y)
+        first, second = (math.exp(numbers[i] - joint[i]) for i in (0, 2))
+        said = (
+            f"{book}: over the joint the constants are {first:.3g} before {x} and {second:.3g} after it; "
+            f"the spill of {x} is the log of their ratio, {numbers[1] - numbers[2]:+.2f} nats."
+        )
+        return plots.superimposition({book: numbers}, joint, conditional), said
+
+    return explorer(
+        draw,
+        book=w.ToggleButtons(options=list(books)),
+        c=w.Dropdown(options=list(tokens)),
+        x=w.Dropdown(options=list(tokens), index=len(tokens) - 1),
+        y=w.Dropdown(options=list(tokens), index=1),
+    )
