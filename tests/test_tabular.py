@@ -9,7 +9,6 @@ from scipy.integrate import solve_ivp
 
 from utils.almanac import Almanac
 from utils.tabular import closed_form, gradient_flow, impossible_token_law, margin, tabular_learner
-from utils.train import recorded_prefixes
 
 SIZE = 50  # |V|
 VISITS = np.logspace(-2, 0, 12)  # p(c) up to a constant: two decades
@@ -38,19 +37,19 @@ def log_partition(f):
 @pytest.fixture(scope="module")
 def measured():
     """V of the simulated table at five supports (and all tokens), and the clocks τ = p(c)·t."""
-    return {k: log_partition(descend(uneven(k), VISITS, 30000, 1.0)) for k in (1, 5, 25, 45, SIZE)}, VISITS * 30000
+    return {k: log_partition(descend(uneven(k), VISITS, 25000, 2.0)) for k in (1, 5, 25, 45, SIZE)}, VISITS * 50000
 
 
 def test_the_closed_form_is_what_gradient_descent_does_to_a_deterministic_context():
-    for steps in (10, 100, 1000, 20000):
-        simulated = log_partition(descend(np.ones(1), VISITS, steps, 0.1))
-        assert np.abs(simulated - closed_form(0.1 * steps * VISITS, SIZE)).max() < 1e-3
+    for steps, rate in ((100, 0.005), (2000, 0.005), (20000, 0.005), (20000, 0.1)):  # small steps while it bends
+        simulated = log_partition(descend(np.ones(1), VISITS, steps, rate))
+        assert np.abs(simulated - closed_form(rate * steps * VISITS, SIZE)).max() < 1e-3
 
 
 def test_the_closed_form_holds_for_any_number_of_equally_likely_tokens():
     tau = np.logspace(-3, 6, 30)
     for k in (2, 7, 49):
-        simulated = descend(np.full(k, 1 / k), VISITS, 2000, 0.05)
+        simulated = descend(np.full(k, 1 / k), VISITS, 5000, 0.02)
         assert np.abs(log_partition(simulated) - closed_form(100 * VISITS, SIZE, k)).max() < 1e-3
         assert np.abs(simulated[:, 0] - simulated[:, -1] - margin(100 * VISITS, SIZE, k)).max() < 1e-3
     assert np.allclose(closed_form(tau, SIZE, SIZE), np.log(SIZE), atol=1e-12)
@@ -136,12 +135,13 @@ def test_a_language_of_mixed_contexts_is_solved_context_by_context():
 
 
 def test_the_table_of_a_real_finite_language_takes_seconds():
-    almanac, prefixes = Almanac("train"), recorded_prefixes(Almanac("train"))
-    ids = [almanac.ids[i][:n] for i, n in zip(prefixes["document"], prefixes["length"], strict=True)]
-    mass = np.array([almanac.mass[almanac.node(i)] for i in ids])
-    conditionals = [almanac.next_token(i) for i, m in zip(ids, mass, strict=True) if m > 0]
+    almanac, rng = Almanac("train"), np.random.default_rng(0)
+    mass = almanac.mass
+    inner = [node for node, after in enumerate(almanac.children) if after and mass[node] > 0]
+    some = rng.choice(inner, 5000, replace=False)
+    conditionals = [mass[list(almanac.children[node].values())] / mass[node] for node in some]
     start = time.process_time()
-    table = tabular_learner(conditionals, mass[mass > 0, None] * np.logspace(2, 8, 13), almanac.vocab_size)
+    table = tabular_learner(conditionals, mass[some, None] * np.logspace(2, 8, 13), almanac.vocab_size)
     assert time.process_time() - start < 20
     assert (table.log_partition > np.log(almanac.vocab_size) - 1e-4).all()  # K ≥ 0
     assert (table.kl > -1e-4).all()
