@@ -45,12 +45,12 @@ RECIPES = {
     "almanac-gpt2": Recipe("gpt2", width=144, layers=4, seed=0, save_at=(400, 1600, 8000)),
     "almanac-llama": Recipe("llama", width=128, layers=4, seed=0, save_at=(400, 1600, 8000)),
     **{
-        f"small-{architecture}-{seed}": Recipe(architecture, width=96, layers=2, seed=seed, steps=4000)
+        f"small-{architecture}-{seed}": Recipe(architecture, width=96, layers=2, seed=seed, steps=3000)
         for architecture in ("gpt2", "llama")
         for seed in (1, 2, 3)
     },
-    "small-llama-zloss": Recipe("llama", width=96, layers=2, seed=1, steps=4000, z_loss=1e-2),
-    "small-gpt2-zloss": Recipe("gpt2", width=96, layers=2, seed=1, steps=4000, z_loss=1e-2),
+    "small-llama-zloss": Recipe("llama", width=96, layers=2, seed=1, steps=3000, z_loss=1e-2),
+    "small-gpt2-zloss": Recipe("gpt2", width=96, layers=2, seed=1, steps=3000, z_loss=1e-2),
 }
 
 
