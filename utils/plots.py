@@ -202,3 +202,47 @@ def superimposition(models, joint, conditional) -> Figure:
             ax.set(ylim=limits, ylabel="natural log" if ax is row[0] else "")
             ax.tick_params(length=0, axis="x")
     return fig
+
+
+def potential_scatter(log_p, potential, k, label: str = "V(c)", title: str = "") -> Figure:
+    """A potential against the exact log-probability of its context, coloured by branching factor `k`.
+
+    Args: `log_p`, `potential` (nats) and `k`, all [n]. A line is fitted for each `k`, to guide the eye.
+    """
+    log_p, potential, k = (np.asarray(a, float) for a in (log_p, potential, k))
+    fig, ax = figure(6.4, 4.2)
+    levels = np.unique(k)
+    for level, shade in zip(levels, mpl.colormaps[SEQUENTIAL](np.linspace(0, 0.95, len(levels))), strict=True):
+        rows = k == level
+        ax.plot(log_p[rows], potential[rows], "o", color=shade, markersize=4, alpha=0.8, label=f"k = {level:.0f}")
+        ends = np.array([log_p[rows].min(), log_p[rows].max()])
+        ax.plot(ends, np.polyval(np.polyfit(log_p[rows], potential[rows], 1), ends), color=shade)
+    ax.set(xlabel="exact log p(c) (nats)", ylabel=f"{label} (nats)", title=title)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def coefficient_paths(panels, ruler=None, xlabel: str = "training step") -> Figure:
+    """Coefficients along training, one row a regressor, one column a run.
+
+    `panels[run][regressor]` maps an outcome ("V", "m", "K") to (steps, beta, low, high), each [S];
+    `ruler[run][regressor]` is (steps, beta) of the tabular learner, drawn dashed.
+    """
+    looks = {"V": ("spilled", "-"), "K": ("certainty", "-"), "m": ("gauge", "-")}
+    rows = len(next(iter(panels.values())))
+    fig, axes = figure(4.1 * len(panels) + 1.2, 2.6 * rows, rows, len(panels), sharex=True, sharey="row", squeeze=False)
+    for column, (run, regressors) in enumerate(panels.items()):
+        for row, (regressor, outcomes) in enumerate(regressors.items()):
+            ax = axes[row][column]
+            for outcome, (steps, beta, low, high) in outcomes.items():
+                color, line = looks[outcome]
+                ax.plot(steps, beta, line, color=COLORS[color], marker="o", markersize=3, label=f"{outcome}(c)")
+                ax.fill_between(steps, low, high, color=COLORS[color], alpha=0.2, linewidth=0)
+            if ruler:
+                ax.plot(*ruler[run][regressor], "--", color=COLORS["likelihood"], label="table, same KL")
+            ax.axhline(0, color="black", linewidth=0.8)
+            ax.set(ylabel=f"coefficient of {regressor}" if column == 0 else "", title=run if row == 0 else "")
+            ax.set_xlabel(xlabel if row == rows - 1 else "")
+            ax.set_xscale("symlog", linthresh=10)
+    axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
