@@ -346,7 +346,7 @@ def encode(lm: LM, text: str, number: int = 0) -> tuple[list[int], list[tuple[in
     """Ids and character offsets of a text, without special tokens. ValueError on an empty text."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"texts[{number}] is empty; give a text with at least one word")
-    found = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    found = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return found["input_ids"], found["offset_mapping"]
 
 
@@ -417,7 +417,7 @@ class Writer:
         bos: str | bool = "auto",
     ):  # fmt: skip
         prefix = bos_prefix(lm, bos)
-        self.ids = prefix + lm.tokenizer(prompt, add_special_tokens=False).input_ids
+        self.ids = prefix + lm.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
         self.first, self.bos_count, self.number, self.tokenizer = len(self.ids), len(prefix), number, lm.tokenizer
         if not self.ids:
             raise ValueError(f"prompt {number} is empty and there is no BOS to start from; give it a word")
@@ -537,6 +537,8 @@ def generate(
     drawing its random numbers from `seed + i`. An EOS token is a row, but not part of a completion.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one")
     writers = [Writer(lm, prompt, number, **options) for number, prompt in enumerate(prompts)]
     order = sorted(writers, key=lambda writer: writer.first)
     rows: list[dict] = []
