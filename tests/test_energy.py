@@ -1,4 +1,4 @@
-"""What `utils.energy` promises, as claims. Tolerances are `8·eps·max(1, max|f|)` of the logits' own dtype."""
+"""What `utils.energy` promises, as claims. Tolerances are `8·eps·max(1, max|f|)`, eps that of the logits."""
 
 import math
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from utils import energy
 
+RANDOM = settings(max_examples=60, deadline=None)
 SMALL = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0], [2.0, 2.0, 2.0], [-4.0, 0.0, 1.0]], dtype=torch.float64)
 SMALL_IDS = torch.tensor([2, 0, 1, 1])
 
@@ -43,8 +44,10 @@ def texts(draw, largest_vocabulary=50_000):
 
 
 def tolerance(*logits: torch.Tensor) -> float:
+    """`8·eps·max(1, max|f|)`, and for what float64 itself can hold of an energy of size `max|f| + log|V|`."""
     largest = max(float(f.abs().max()) for f in logits)
-    return 8 * torch.finfo(logits[0].dtype).eps * max(1.0, largest)
+    held = torch.finfo(torch.float64).eps * (largest + math.log(logits[0].shape[-1]))
+    return 8 * torch.finfo(logits[0].dtype).eps * max(1.0, largest) + 4 * held
 
 
 def assert_close(a, b, atol):
@@ -55,7 +58,7 @@ def assert_close(a, b, atol):
 # --------------------------------------------------------------------------------- the identities, on random logits
 
 
-@settings(max_examples=150, deadline=None)
+@RANDOM
 @given(texts())
 def test_a_spill_is_log_probability_plus_a_potential_difference(text):
     f, ids = text
@@ -65,16 +68,19 @@ def test_a_spill_is_log_probability_plus_a_potential_difference(text):
     assert_close(e.spilled[1:], energy.spilled_energy(f, ids), tolerance(f))
 
 
-@settings(max_examples=150, deadline=None)
+@RANDOM
 @given(texts())
 def test_spills_telescope_to_the_sequence_log_probability(text):
     f, ids = text
-    v = energy.log_partition(f)
-    logprob = torch.log_softmax(f, -1)[:-1].gather(-1, ids[1:, None]).squeeze(-1)
-    assert_close(energy.spilled_energy(f, ids).sum(), logprob.sum() + v[0] - v[-1], tolerance(f) * len(ids))
+    e = energy.token_energies(f, ids)
+    telescoped = e.logprob[1:].sum() + e.log_partition[0] - e.log_partition[-1]
+    assert_close(energy.spilled_energy(f, ids).sum(), telescoped, tolerance(f) * len(ids))
+    exact = f.double().log_softmax(-1)[:-1].gather(-1, ids[1:, None]).sum()
+    v = f.double().logsumexp(-1)
+    assert_close(energy.spilled_energy(f, ids).sum(), exact + v[0] - v[-1], tolerance(f) * len(ids))
 
 
-@settings(max_examples=150, deadline=None)
+@RANDOM
 @given(texts())
 def test_every_energy_agrees_with_a_plain_float64_computation(text):
     f, ids = text
@@ -93,10 +99,10 @@ def test_every_energy_agrees_with_a_plain_float64_computation(text):
         "log_partition_before": v[:-1],
     }
     for name, value in expected.items():
-        assert_close(getattr(got, name)[1:], value, tolerance(f)), name
+        assert_close(getattr(got, name)[1:], value, tolerance(f))
 
 
-@settings(max_examples=150, deadline=None)
+@RANDOM
 @given(texts())
 def test_the_three_terms_sum_to_the_spill(text):
     f, ids = text
@@ -104,7 +110,7 @@ def test_the_three_terms_sum_to_the_spill(text):
     assert_close(sum(terms), energy.spilled_energy(f, ids), tolerance(f))
 
 
-@settings(max_examples=150, deadline=None)
+@RANDOM
 @given(texts())
 def test_the_log_partition_is_mean_plus_log_vocabulary_plus_self_certainty(text):
     f, _ = text
@@ -113,7 +119,7 @@ def test_the_log_partition_is_mean_plus_log_vocabulary_plus_self_certainty(text)
     assert (p.self_certainty >= 0).all() and (p.entropy >= 0).all() and (p.max_logprob <= 0).all()
 
 
-@settings(max_examples=150, deadline=None)
+@RANDOM
 @given(texts(), st.floats(-1e4, 1e4), st.integers(0, 2**31))
 def test_a_gauge_change_moves_spills_by_g_and_nothing_observable(text, reach, seed):
     f, ids = text
@@ -131,7 +137,7 @@ def test_a_gauge_change_moves_spills_by_g_and_nothing_observable(text, reach, se
 # ------------------------------------------------------------------------------------------------------- gauges
 
 
-@settings(max_examples=100, deadline=None)
+@RANDOM
 @given(texts())
 def test_in_the_joint_gauge_nothing_spills(text):
     f, ids = text
@@ -139,7 +145,7 @@ def test_in_the_joint_gauge_nothing_spills(text):
     assert_close(energy.spilled_energy(joint, ids), torch.zeros(len(ids) - 1), tolerance(f, joint))
 
 
-@settings(max_examples=100, deadline=None)
+@RANDOM
 @given(texts())
 def test_in_the_conditional_gauge_a_spill_is_a_log_probability(text):
     f, ids = text
@@ -149,7 +155,7 @@ def test_in_the_conditional_gauge_a_spill_is_a_log_probability(text):
     assert_close(energy.spilled_energy(conditional, ids), logprob, tolerance(f, conditional))
 
 
-@settings(max_examples=100, deadline=None)
+@RANDOM
 @given(texts())
 def test_in_the_centred_gauge_the_mean_is_zero_and_the_gauge_term_is_gone(text):
     f, ids = text
@@ -246,20 +252,32 @@ def test_a_large_constant_does_not_disturb_what_no_gauge_touches():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
-    """Exactly the float32 result of the same values; in half precision itself the sum would be off by more."""
     f = torch.randn(4, 5_000, generator=torch.Generator().manual_seed(0)).to(dtype)
     ids = torch.tensor([0, 1, 2, 3])
     for half, single in zip(energy.token_energies(f, ids), energy.token_energies(f.float(), ids), strict=True):
-        assert half.dtype == torch.float32
         assert torch.equal(half.nan_to_num(), single.nan_to_num())
     for gauge in (energy.center, energy.to_conditional, lambda f: energy.shift(f, 1.0)):
         assert torch.equal(gauge(f), gauge(f.float()))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_energies_are_float64_so_that_they_add_up(dtype):
+    assert {field.dtype for field in energy.token_energies(SMALL.to(dtype), SMALL_IDS)} == {torch.float64}
+    assert energy.spilled_energy(SMALL.to(dtype), SMALL_IDS.int()).dtype == torch.float64
+    assert energy.log_partition(SMALL.to(dtype)).dtype == torch.float64
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_single_and_double_precision_are_kept(dtype):
-    assert {field.dtype for field in energy.token_energies(SMALL.to(dtype), SMALL_IDS)} == {dtype}
-    assert energy.spilled_energy(SMALL.to(dtype), SMALL_IDS.int()).dtype == dtype
+def test_gauges_return_logits_of_the_same_precision(dtype):
+    f = SMALL.to(dtype)
+    for logits in (energy.center(f), energy.to_conditional(f), energy.to_joint(f, SMALL_IDS), energy.shift(f, 1.0)):
+        assert logits.dtype == dtype
+
+
+def test_the_conditional_gauge_is_accurate_at_a_large_vocabulary():
+    """Here torch's own float32 log_softmax is off by 2e-5, twenty times the tolerance."""
+    f = torch.zeros(1, 50_000)
+    assert_close(energy.to_conditional(f), torch.full((1, 50_000), -math.log(50_000)), 1e-6)
 
 
 def test_inputs_are_left_as_they_were():

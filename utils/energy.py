@@ -1,9 +1,11 @@
 """Energies of a next-token predictor, from its logits alone.
 
-Tensors in, tensors out, everything in nats. The notation is the table in `utils/__init__.py`:
-`f(x; c)` is a raw logit, `V(c) = log Σ_y exp f(y; c)` the log-partition function, and
-`s(c, x) = f(x; c) − V(c, x)` the spilled energy in the sign of the blog post. The paper's released
-code uses `Δ = −s`. Sources: Minut, Dewidar & Masi (arXiv 2602.18671) and
+Tensors in, tensors out, everything in nats. Sums over the vocabulary run in the logits' own precision
+(float32 at least); energies, one number a token, are float64, so that they add up.
+
+The notation is the table in `utils/__init__.py`: `f(x; c)` is a raw logit, `V(c) = log Σ_y exp f(y; c)`
+the log-partition function, and `s(c, x) = f(x; c) − V(c, x)` the spilled energy in the sign of the blog
+post. The paper's released code uses `Δ = −s`. Sources: Minut, Dewidar & Masi (arXiv 2602.18671) and
 https://vaishnavh.github.io/blog/joint-or-conditional.
 """
 
@@ -63,6 +65,14 @@ def as_real(logits: Tensor) -> Tensor:
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
+def as_finite(logits: Tensor) -> Tensor:
+    """`as_real`, after a look at every logit. Raises ValueError on NaN or infinite values."""
+    f = as_real(logits)
+    if not torch.isfinite(f).all():
+        raise ValueError("logits contain NaN or infinite values; mask or replace them first")
+    return f
+
+
 def potentials(logits: Tensor) -> Potentials:
     """`V`, `m`, `K`, entropy and largest log-probability of each distribution in `logits` [..., |V|].
 
@@ -73,11 +83,11 @@ def potentials(logits: Tensor) -> Potentials:
     f = as_real(logits)
     top = f.amax(-1)
     below = f - top.unsqueeze(-1)  # ≤ 0
-    mean_below = below.mean(-1)
+    top, mean_below = top.double(), below.mean(-1).double()
     if not torch.isfinite(top + mean_below).all():
         raise ValueError("logits contain NaN or infinite values; mask or replace them first")
     weights = below.exp()
-    z = weights.sum(-1)
+    z = weights.sum(-1).double()
     log_z = z.log()
     expected_below = below.mul_(weights).sum(-1) / z
     return Potentials(
@@ -91,14 +101,15 @@ def potentials(logits: Tensor) -> Potentials:
 
 def log_partition(logits: Tensor) -> Tensor:
     """`V(c) = log Σ_y exp f(y; c)` of logits [..., |V|], shape [...]. ValueError on NaN or ±∞."""
-    f = as_real(logits)
-    if not torch.isfinite(f).all():
-        raise ValueError("logits contain NaN or infinite values; mask or replace them first")
-    return f.logsumexp(-1)
+    f = as_finite(logits)
+    top = f.amax(-1, keepdim=True)
+    return (f - top).exp().sum(-1).double().log() + top.squeeze(-1)
 
 
 def check_ids(logits: Tensor, ids: Tensor) -> None:
     """Raise ValueError unless `ids` [..., T] fits `logits` [..., T, |V|] with T ≥ 2."""
+    if not isinstance(logits, Tensor):
+        raise ValueError("logits must be a tensor of shape [..., T, |V|]")
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError("ids must be a tensor of whole numbers")
     if logits.ndim < 2 or logits.shape[:-1] != ids.shape:
@@ -111,7 +122,7 @@ def check_ids(logits: Tensor, ids: Tensor) -> None:
 
 def chosen(logits: Tensor, ids: Tensor) -> Tensor:
     """Term 1: the logit each token got one position earlier, `f(ids[t+1]; ids[:t+1])`, [..., T−1]."""
-    return as_real(logits)[..., :-1, :].gather(-1, ids[..., 1:, None].long()).squeeze(-1)
+    return as_real(logits)[..., :-1, :].gather(-1, ids[..., 1:, None].long()).squeeze(-1).double()
 
 
 def spilled_energy(logits: Tensor, ids: Tensor) -> Tensor:
@@ -183,8 +194,10 @@ def terms_of(energies) -> ThreeTerms:
 
 def shift(logits: Tensor, g: Tensor) -> Tensor:
     """`f → f + g(c)`: logits [..., |V|], `g` [...] or a number. No probability changes; every spill does."""
-    f = as_real(logits)
+    f = as_finite(logits)
     g = torch.as_tensor(g, dtype=f.dtype, device=f.device)
+    if not torch.isfinite(g).all():
+        raise ValueError("g contains NaN or infinite values; a gauge gives every context a number")
     if g.ndim > 0 and g.shape != f.shape[:-1]:
         raise ValueError(f"g must be a number or have one value a context, {[*f.shape[:-1]]}; got {[*g.shape]}")
     return f + g.unsqueeze(-1)
@@ -192,13 +205,14 @@ def shift(logits: Tensor, g: Tensor) -> Tensor:
 
 def center(logits: Tensor) -> Tensor:
     """The centred gauge, `mean_y f(y; c) = 0`, where `V(c) = log |V| + K(c)`."""
-    f = as_real(logits)
+    f = as_finite(logits)
     return f - f.mean(-1, keepdim=True)
 
 
 def to_conditional(logits: Tensor) -> Tensor:
     """The conditional gauge, `f = log p(· | c)`: `V(c) = 0`, and a spill is a log-probability."""
-    return as_real(logits).log_softmax(-1)
+    f = as_finite(logits)  # torch's own float32 log_softmax is off by 2e-5 at 50,000 tokens
+    return f - f.logsumexp(-1, keepdim=True)
 
 
 def to_joint(logits: Tensor, ids: Tensor, log_prob_first: float = 0.0) -> Tensor:
