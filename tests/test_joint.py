@@ -97,3 +97,18 @@ def test_every_prefix_is_recorded_once_and_habits_cross_k_with_frequency(frame):
     assert len(keys) == len(frame) == 5000
     habits = frame[frame.slot == "habit"]
     assert abs(np.corrcoef(habits.log_p, habits.log_k)[0, 1]) < 1e-9  # crossed, not merely mixed
+
+
+def test_the_training_slider_shows_every_step_run_and_potential(frame):
+    from utils.widgets import recorded_training
+
+    habit = (frame.slot == "habit").to_numpy()
+    runs = {name: recorded(name) for name in ("almanac-gpt2", "almanac-llama")}
+    box = recorded_training(runs, frame.log_p[habit], frame.k[habit], habit)
+    last = (box.picture.value, box.sentence.value)
+    box.controls["step"].value = box.controls["step"].options[0]
+    assert "step 0" in box.sentence.value and box.picture.value != last[0]
+    for name, control in box.controls.items():
+        for option in control.options:
+            control.value = option
+            assert str(option) in box.sentence.value, name

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import ipywidgets as w
+import numpy as np
 from matplotlib.figure import Figure
 
 from utils import plots
@@ -65,4 +66,26 @@ def superimposition_toggle(books: Mapping[str, object], tokens, lay_out: Callabl
         c=w.Dropdown(options=list(tokens)),
         x=w.Dropdown(options=list(tokens), index=len(tokens) - 1),
         y=w.Dropdown(options=list(tokens), index=1),
+    )
+
+
+def recorded_training(runs: Mapping[str, Mapping], log_p, k, rows) -> w.VBox:
+    """Potentials of recorded contexts against exact log p at any recorded step (`plots.potential_scatter`).
+
+    `runs[name]` has `steps` [S] and `V`, `m`, `K` [S, contexts]; `rows` picks the contexts that `log_p` and `k`
+    belong to.
+    """
+    steps = next(iter(runs.values()))["steps"]
+
+    def draw(run: str, potential: str, step: int):
+        values = runs[run][potential][list(steps).index(step), rows]
+        slope = np.polyfit(log_p, values, 1)[0]
+        said = f"{run} at step {step}: {potential}(c) rises by {slope:.2f} nats for each nat of log p(c)."
+        return plots.potential_scatter(log_p, values, k, f"{potential}(c)", f"{run}, step {step}"), said
+
+    return explorer(
+        draw,
+        run=w.ToggleButtons(options=list(runs)),
+        potential=w.ToggleButtons(options=["V", "m", "K"]),
+        step=w.SelectionSlider(options=[int(s) for s in steps], value=int(steps[-1]), continuous_update=False),
     )
