@@ -2,7 +2,6 @@
 
 import html
 from base64 import b64encode
-from contextlib import contextmanager
 from io import BytesIO
 
 import matplotlib as mpl
@@ -43,18 +42,11 @@ STYLE = {
 }
 
 
-@contextmanager
-def style():
-    """The course's look, for the figures drawn inside the `with` block only."""
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-        yield
-
-
 def figure(width: float = 7.0, height: float = 3.2, rows: int = 1, columns: int = 1, **options):
-    """A styled figure that no pyplot state holds on to; returns (figure, axes)."""
-    with style():
-        fig = Figure(figsize=(width, height), layout="constrained", dpi=STYLE["figure.dpi"])
-        return fig, fig.subplots(rows, columns, **options)
+    """A figure in the course's look, outside pyplot's own list of figures; returns (figure, axes)."""
+    mpl.rcParams.update({**sns.axes_style("ticks"), **STYLE})
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(rows, columns, **options)
 
 
 def show(fig: Figure, alt: str) -> None:
