@@ -1,0 +1,392 @@
+"""Images, garbage made from them, and a small classifier whose logits are read as energies.
+
+Pixels are uint8 tensors [N, C, H, W]. A classifier's logits `f_y(x)` [N, classes] give `p(y|x)` by softmax,
+`V(x) = log Σ_y exp f_y(x)` is their log-partition and `E(x) = −V(x)` the energy of the image, in nats.
+Sources: Grathwohl et al. (arXiv 1912.03263) read `e^V` as an unnormalised density of the image; Liu et al.
+(arXiv 2010.03759) use `E` to tell known images from unknown ones.
+"""
+
+import hashlib
+import io
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from utils import DATA, detect
+from utils.detect import Estimate
+from utils.energy import potentials
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+HUB_ID, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
+FOLDER = "SPILLED_ENERGY_CIFAR10"  # environment variable: a local copy in the hub's layout
+QUALITY = 75  # of the JPEG copies the bundled classifier was trained on
+
+
+class Images(NamedTuple):
+    """Some pictures of one size."""
+
+    pixels: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+    names: list[str]  # file names, "" where there is none
+    classes: tuple[str, ...]  # what the labels stand for
+    source: str  # where they come from, in one line
+
+
+# Reading pictures
+
+
+def decode(file: bytes) -> np.ndarray:
+    """A picture file as uint8 [H, W, 3]."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def read_parquet(path: str | Path, source: str = "", name: str = "") -> Images:
+    """Pictures from a parquet file in the hub's layout: columns `img` (bytes, path) and `label`.
+
+    `name`, a column to take the pictures' names from instead of `img.path`.
+    """
+    import pyarrow.parquet as pq
+
+    table, path = pq.read_table(path), Path(path)
+    if not {"img", "label"} <= set(table.column_names):
+        raise ValueError(f"{path} needs the columns img and label; it has {', '.join(table.column_names)}")
+    rows = table.column("img").to_pylist()
+    pixels = torch.from_numpy(np.stack([decode(row["bytes"]) for row in rows])).permute(0, 3, 1, 2).contiguous()
+    names = table.column(name).to_pylist() if name else [row["path"] or "" for row in rows]
+    labels, classes = torch.tensor(table.column("label").to_pylist()), class_names(table.schema)
+    return Images(pixels, labels, names, classes, source or f"{path.parent.name}/{path.name}")
+
+
+def class_names(schema) -> tuple[str, ...]:
+    """What the labels stand for, from the hub's description of a parquet file; () where there is none."""
+    about = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))
+    return tuple(about.get("info", {}).get("features", {}).get("label", {}).get("names", ()))
+
+
+def load_cifar10(split: str) -> tuple[Images | None, str]:
+    """CIFAR-10's "train" or "test" images, and one line on where they come from (or why there are none).
+
+    From the folder named by `SPILLED_ENERGY_CIFAR10`, else from the hub at a pinned revision unless
+    `SPILLED_ENERGY_MODELS=bundled` forbids it. Never from the original host, which is slow.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f'split must be "train" or "test", not {split!r}')
+    folder = os.environ.get(FOLDER)
+    if folder:
+        found = sorted(Path(folder).expanduser().rglob(f"{split}-*.parquet"))
+        if len(found) != 1:
+            raise FileNotFoundError(f"{FOLDER} should name a folder with one {split}-*.parquet; it has {len(found)}")
+        images = read_parquet(found[0], f"CIFAR-10 {split}, local copy")
+        return images, f"{images.source}: {len(images.labels):,} images"
+    if os.environ.get("SPILLED_ENERGY_MODELS") == "bundled":
+        return None, "CIFAR-10's images are not at hand (bundled models and records were asked for)"
+    return from_hub(split)
+
+
+def from_hub(split: str) -> tuple[Images | None, str]:
+    """The split from the hub through `datasets`; a hub that does not answer costs seconds."""
+    from huggingface_hub import HfApi
+
+    from utils.hub import HUB_PATIENCE
+
+    try:
+        HfApi().dataset_info(HUB_ID, revision=REVISION, timeout=HUB_PATIENCE)
+        from datasets import load_dataset
+
+        data = load_dataset(HUB_ID, revision=REVISION, split=split)
+        pixels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in data["img"]]))
+    except Exception as error:  # whatever goes wrong out there is one line for the reader
+        return None, f"CIFAR-10's images are not at hand (hub: {type(error).__name__})"
+    source = f"CIFAR-10 {split}, {HUB_ID}@{REVISION[:7]}"
+    pixels, labels = pixels.permute(0, 3, 1, 2).contiguous(), torch.tensor(data["label"])
+    return Images(pixels, labels, [""] * len(pixels), CLASSES, source), f"{source}: {len(pixels):,} images"
+
+
+def fingerprint(pixels: Tensor) -> str:
+    """SHA-256 of the pixels, so that logits are compared on the same pictures only."""
+    return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+
+
+# The classifier
+
+
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3×3 convolution, batch normalisation, rectifier."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class Residual(nn.Module):
+    """`h + g(h)`, with `g` two convolutions."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.branch = nn.Sequential(conv(width, width), conv(width, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.branch(h)
+
+
+class Classifier(nn.Module):
+    """A compact residual network (He et al. 1512.03385): uint8 pixels [N, 3, H, W] → logits [N, classes].
+
+    Each width after the first halves the resolution and adds one residual block; then the mean over
+    positions, and a linear head with a free gauge: nothing in the loss sees a common shift of its logits.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128), classes: int = 10):
+        super().__init__()
+        blocks = [conv(3, widths[0])]
+        for narrow, wide in pairwise(widths):
+            blocks += [conv(narrow, wide, stride=2), Residual(wide)]
+        self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(widths[-1], classes)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """The vector `h(x)` [N, width] that the head reads."""
+        centred = (pixels.float() - 120) / 64  # about mean 0, deviation 1 over CIFAR-10
+        return self.body(centred.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.features(pixels))
+
+
+def load_classifier(folder: str | Path = DATA / "models" / "cifar10-resnet") -> Classifier:
+    """The bundled CIFAR-10 classifier (or another folder of the same kind), ready to classify."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; `python -m utils.train_images` makes the classifier")
+    config = json.loads((folder / "config.json").read_text())
+    model = Classifier(tuple(config["widths"]), config["classes"])
+    model.load_state_dict({key: v.float() for key, v in load_file(folder / "model.safetensors").items()})
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def classify(model: nn.Module, pixels: Tensor, batch: int = 500) -> Tensor:
+    """Logits [N, classes] of pixels [N, C, H, W], float32, a batch at a time."""
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+        raise ValueError(f"pixels must be uint8 [N, C, H, W]; got {pixels.dtype} {[*pixels.shape]}")
+    return torch.cat([model(part) for part in pixels.split(batch)])
+
+
+# Garbage: each takes pixels [N, C, H, W] and a numpy generator, and returns as many pictures of that size.
+
+
+def uniform_noise(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Every value 0 … 255 equally likely."""
+    return torch.from_numpy(rng.integers(0, 256, pixels.shape, dtype=np.uint8))
+
+
+def gaussian_noise(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Independent normal values with the pictures' own mean and deviation."""
+    real = pixels.float()
+    return to_bytes(torch.from_numpy(rng.normal(real.mean(), real.std(), pixels.shape)))
+
+
+def constant(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """One random colour all over."""
+    n, channels = pixels.shape[:2]
+    return torch.from_numpy(rng.integers(0, 256, (n, channels, 1, 1), dtype=np.uint8)).expand(pixels.shape).contiguous()
+
+
+def blur(pixels: Tensor, rng: np.random.Generator | None = None, sigma: float = 3.0) -> Tensor:
+    """The picture out of focus: a Gaussian of `sigma` pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    return to_bytes(torch.from_numpy(gaussian_filter(pixels.float().numpy(), (0, 0, sigma, sigma), mode="nearest")))
+
+
+def shuffle_blocks(pixels: Tensor, rng: np.random.Generator, blocks: int = 4) -> Tensor:
+    """The picture cut into `blocks` × `blocks` tiles, each picture's tiles in an order of its own."""
+    n, c, height, width = pixels.shape
+    if height % blocks or width % blocks:
+        raise ValueError(f"blocks must divide the size {height} × {width}; {blocks} does not")
+    h, w = height // blocks, width // blocks
+    tiles = pixels.reshape(n, c, blocks, h, blocks, w).permute(0, 2, 4, 1, 3, 5).reshape(n, blocks**2, c, h, w)
+    order = torch.from_numpy(np.argsort(rng.random((n, blocks**2)), axis=1))
+    tiles = tiles[torch.arange(n)[:, None], order].reshape(n, blocks, blocks, c, h, w)
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(pixels.shape).contiguous()
+
+
+def invert(pixels: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+    """The negative."""
+    return 255 - pixels
+
+
+def mix(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each picture laid half and half over another one, see `partners`."""
+    return blend(pixels, pixels[partners(len(pixels), rng)], 0.5)
+
+
+def partners(n: int, rng: np.random.Generator) -> Tensor:
+    """For each of `n` pictures another one: the next in a random circle, so nobody meets itself."""
+    circle = torch.from_numpy(rng.permutation(n))
+    partner = torch.empty(n, dtype=torch.long)
+    partner[circle] = circle.roll(-1)
+    return partner
+
+
+def blend(pixels: Tensor, others: Tensor, amount: float) -> Tensor:
+    """`(1 − amount)·pixels + amount·others`: from a picture (0) to what it is turned into (1)."""
+    return to_bytes((1 - amount) * pixels.float() + amount * others.float())
+
+
+def to_bytes(values: Tensor) -> Tensor:
+    """Real values as uint8, rounded and clipped to 0 … 255."""
+    return values.round().clamp(0, 255).to(torch.uint8)
+
+
+def as_jpeg(pixels: Tensor, quality: int = QUALITY) -> Tensor:
+    """RGB pictures after a JPEG's round trip, so that compression cannot tell one set from another."""
+    from PIL import Image
+
+    def travelled(picture: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        return decode(file.getvalue())
+
+    if pixels.shape[1] != 3:
+        raise ValueError(f"as_jpeg needs three colour channels; got {pixels.shape[1]}")
+    rows = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return torch.from_numpy(np.stack([travelled(row) for row in rows])).permute(0, 3, 1, 2).contiguous()
+
+
+GARBAGE = {
+    "uniform noise": uniform_noise,
+    "Gaussian noise": gaussian_noise,
+    "one colour": constant,
+    "blurred": blur,
+    "shuffled blocks": shuffle_blocks,
+    "inverted": invert,
+    "mixed pairs": mix,
+}
+
+
+def make_garbage(kind: str, pixels: Tensor, seed: int = 0) -> Tensor:
+    """One kind of `GARBAGE` made of `pixels` [N, C, H, W], the same for the same seed."""
+    if kind not in GARBAGE:
+        raise ValueError(f"kind must be one of {', '.join(GARBAGE)}; got {kind!r}")
+    return GARBAGE[kind](pixels, garbage_rng(kind, seed))
+
+
+def garbage_rng(kind: str, seed: int = 0) -> np.random.Generator:
+    """The dice of one kind of garbage: no two kinds share them."""
+    return np.random.default_rng([seed, *kind.encode()])
+
+
+# What the bundled classifier said, on record
+
+RECORD = DATA / "recorded" / "cifar10-logits"
+
+
+def recorded() -> tuple[dict[str, Tensor], dict]:
+    """The recorded logits by set [N, 10] (with "labels/…" and "training/…") and what is known of each set.
+
+    Every tensor is checked against its SHA-256 in the card beside it.
+    """
+    card = json.loads(RECORD.with_suffix(".json").read_text())
+    tensors = load_file(RECORD.with_suffix(".safetensors"))
+    for name, tensor in tensors.items():
+        if fingerprint(tensor) != card["sha256"][name]:
+            raise ValueError(f"{RECORD.name}: {name} is not what was recorded; fetch the file again")
+    return tensors, card
+
+
+# How well a score tells unknown pictures from known ones
+
+
+SCORES = {  # higher = more suspicious, by their sources
+    "energy": lambda p, f: -p.log_partition,  # 2010.03759
+    "max-logit": lambda p, f: -f.amax(-1),  # 1911.11132
+    "max-probability": lambda p, f: -p.max_logprob,  # 1610.02136
+    "entropy": lambda p, f: p.entropy,
+}
+TERMS = {  # of the energy −V = −m − log 10 − K
+    "−m": lambda p, f: -p.mean_logit,
+    "−K": lambda p, f: -p.self_certainty,
+}
+
+
+def suspicion(logits: Tensor, scores=SCORES) -> pd.DataFrame:
+    """One oriented score a column, one picture a row, in nats and float64, from logits [N, classes]."""
+    logits = logits.double()  # in float32, thousands of probabilities would tie at 1
+    p = potentials(logits)
+    return pd.DataFrame({name: score(p, logits).numpy() for name, score in scores.items()})
+
+
+class Separation(NamedTuple):
+    """How well a score tells unknown from known pictures, each number with its 95 % interval."""
+
+    auroc: Estimate  # the chance that an unknown picture is more suspicious than a known one
+    fpr95: Estimate  # share of unknown pictures let in by the threshold that lets in 95 % of the known
+
+
+def separation(known, unknown, resamples: int = 500) -> Separation:
+    """AUROC and FPR95 of an oriented score (higher = more suspicious) on `known` [N] and `unknown` [M] pictures.
+
+    FPR95 in the direction of Liu et al.'s code: the threshold accepts 95 % of the *known*. (Other toolboxes
+    find 95 % of the unknown and count the known that are flagged; the two numbers differ.)
+    Pictures are bootstrapped in 200 groups, which costs less than one by one and estimates the same; garbage
+    and the test image it was made of share their place in their sets, and so their group.
+    """
+    score = np.concatenate([known, unknown])
+    is_unknown = np.arange(len(score)) >= len(known)
+    group = np.concatenate([np.arange(len(known)), np.arange(len(unknown))]) % 200
+    return Separation(
+        detect.auroc(score, is_unknown, group, resamples=resamples),
+        detect.fpr95(-score, ~is_unknown, group, resamples=resamples),
+    )
+
+
+# Live pictures that need no download: scikit-learn's handwritten digits
+
+
+def load_digits() -> Images:
+    """1,797 handwritten digits of 8 × 8 grey pixels, from scikit-learn."""
+    from sklearn import datasets
+
+    data = datasets.load_digits()
+    pixels = to_bytes(torch.from_numpy(data.images) * (255 / 16)).unsqueeze(1)
+    classes = tuple(map(str, range(10)))
+    return Images(pixels, torch.from_numpy(data.target), [""] * len(pixels), classes, "scikit-learn's digits")
+
+
+class DigitClassifier(nn.Module):
+    """One hidden layer: uint8 pixels [N, 1, 8, 8] → logits [N, 10]."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels.float() / 255)
+
+
+def train_digits(images: Images, frequency=None, steps: int = 400, rate: float = 1.0, seed: int = 0) -> DigitClassifier:
+    """Train a digit classifier by full-batch gradient descent, in a second or two.
+
+    `frequency` [N], how often each picture is visited in comparison with the others (default: all alike).
+    """
+    torch.manual_seed(seed)
+    model = DigitClassifier()
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+    weight = torch.ones(len(images.labels)) if frequency is None else torch.as_tensor(frequency).float()
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(images.pixels), images.labels, reduction="none")
+        (loss @ weight / weight.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval().requires_grad_(False)
