@@ -238,3 +238,85 @@ def coefficient_paths(panels, ruler=None, xlabel: str = "training step") -> Figu
             ax.set_xscale("symlog", linthresh=10)
     axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
+
+
+def ridges(sets, reference, xlabel: str, colors=None, title: str = "") -> Figure:
+    """One row of histogram a set (`sets`: name → values), and the first row's outline behind every row.
+
+    `reference` names the set whose outline is drawn; `colors` maps a name to a colour (default: blue).
+    """
+    fig, axes = figure(7.2, 0.52 * len(sets) + 1.0, rows=len(sets), columns=1, sharex=True, squeeze=False)
+    everything = np.concatenate([np.asarray(v, float) for v in sets.values()])
+    edges = np.linspace(*np.quantile(everything, [0.0005, 0.9995]), 70)
+    for ax, (name, values) in zip(axes[:, 0], sets.items(), strict=True):
+        color = (colors or {}).get(name, COLORS["one"])
+        inside = np.clip(values, edges[0], edges[-1])  # the few beyond the edges are counted in the last bins
+        ax.hist(inside, edges, density=True, color=color, alpha=0.75)
+        ax.hist(np.clip(sets[reference], *edges[[0, -1]]), edges, density=True, histtype="step", color="black", lw=0.9)
+        ax.axvline(np.median(values), color=color, linewidth=2)
+        ax.set_yticks([])
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        sns.despine(ax=ax, left=True)
+    axes[-1, 0].set_xlabel(xlabel)
+    axes[0, 0].set_title(title)
+    return fig
+
+
+def interval_dots(rows, xlabel: str, middle: float | None = 0.5, title: str = "") -> Figure:
+    """Estimates with their intervals: `rows` maps a row's name to {series: (value, low, high, …)}."""
+    series = list(next(iter(rows.values())))
+    markers = dict(zip(series, "osD^v<>P", strict=False))
+    fig, ax = figure(7.2, 0.5 * len(rows) + 1.2)
+    for y, estimates in enumerate(rows.values()):
+        for i, (name, (value, low, high, *_)) in enumerate(estimates.items()):
+            place = y + 0.16 * (i - (len(series) - 1) / 2)
+            color = COLORS[("one", "two", "three", "four", "wrong", "five")[i]]
+            label = name if y == 0 else None
+            ax.plot([low, high], [place, place], color=color, linewidth=2)
+            ax.plot(value, place, markers[name], color=color, markersize=5, label=label)
+    if middle is not None:
+        ax.axvline(middle, color="black", linewidth=0.8, linestyle=":")
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), title=title)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def contour_panels(panels, x, y, points, labels, levels: int = 12) -> Figure:
+    """Functions of the plane side by side, as contours below each one's maximum, over a cloud of points.
+
+    `panels` maps a title to values [len(y), len(x)] in nats; `points` [N, 2] with class `labels` [N].
+    """
+    fig, axes = figure(3.2 * len(panels), 3.4, columns=len(panels), squeeze=False, sharex=True, sharey=True)
+    for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
+        drawn = ax.contourf(x, y, values - values.max(), levels, cmap=SEQUENTIAL)
+        for label, color in zip(np.unique(labels), (COLORS["one"], COLORS["two"], COLORS["four"]), strict=False):
+            mine = points[labels == label]
+            ax.plot(*mine.T, ".", color=color, markersize=3, markeredgecolor="white", markeredgewidth=0.3)
+        bar = fig.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.9)
+        bar.set_label("nats below the maximum")
+        ax.set(title=title, xlabel="first feature", aspect="equal")
+    axes[0, 0].set_ylabel("second feature")
+    return fig
+
+
+def image_xray(picture, logits, classes, known, title: str = "") -> Figure:
+    """A picture [H, W] or [H, W, 3] beside its logits, its probabilities, and its V among those of known pictures."""
+    logits = np.asarray(logits, float)
+    top = logits.max()
+    v = top + np.log(np.exp(logits - top).sum())
+    fig, (left, bars, shares, place) = figure(9.0, 2.7, columns=4, width_ratios=(1, 1.1, 1.1, 1.4))
+    left.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    left.set(xticks=[], yticks=[], title=title)
+    sns.despine(ax=left, left=True, bottom=True)
+    for ax, values, label in ((bars, logits, "logit f (nats)"), (shares, np.exp(logits - v), "probability p(y|x)")):
+        ax.barh(range(len(logits)), values, color=[COLORS["two" if z == top else "one"] for z in logits])
+        ax.set_yticks(range(len(logits)), classes)
+        ax.set_xlabel(label)
+        ax.invert_yaxis()
+    shares.set_xlim(0, 1)
+    place.hist(known, 40, color=COLORS["gauge"])
+    place.axvline(v, color=COLORS["wrong"], linewidth=2)
+    place.set(yticks=[], xlabel="V(x) = −energy (nats)", title=f"V = {v:.1f}")
+    sns.despine(ax=place, left=True)
+    return fig

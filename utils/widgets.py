@@ -89,3 +89,31 @@ def recorded_training(runs: Mapping[str, Mapping], log_p, k, rows) -> w.VBox:
         potential=w.ToggleButtons(options=["V", "m", "K"]),
         step=w.SelectionSlider(options=[int(s) for s in steps], value=int(steps[-1]), continuous_update=False),
     )
+
+
+def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known) -> w.VBox:
+    """Pick a picture, spoil it with a slider; watch logits, probabilities and energy (`plots.image_xray`).
+
+    `classify(pixels)` gives logits [1, classes] of one picture [1, C, H, W], `corrupt(pixels, kind, amount)`
+    the spoilt picture, from `amount` 0 (as it was) to 1; `known` are the `V` of known pictures.
+    """
+
+    def draw(picture: int, kind: str, amount: float):
+        spoilt = corrupt(images.pixels[picture : picture + 1], kind, amount)
+        logits = classify(spoilt)[0].double()
+        best, v = int(logits.argmax()), float(logits.logsumexp(0))
+        share = float((known > v).mean())
+        said = (
+            f"Picture {picture}, a {images.classes[int(images.labels[picture])]}, {amount:.0%} {kind}: called "
+            f"{images.classes[best]} with probability {math.exp(logits[best] - v):.2f}. V = {v:.1f} nats; "
+            f"{share:.0%} of the known pictures have more."
+        )
+        shown = spoilt[0].permute(1, 2, 0).squeeze(-1).numpy()
+        return plots.image_xray(shown, logits, images.classes, known, f"{amount:.0%} {kind}"), said
+
+    return explorer(
+        draw,
+        picture=w.IntSlider(min=0, max=len(images.labels) - 1, continuous_update=False),
+        kind=w.Dropdown(options=list(kinds)),
+        amount=knob(0, 1, 0.1),
+    )
