@@ -304,11 +304,11 @@ def test_a_llama_that_nobody_here_trained_scores_unchanged(stories):
 
 
 def test_scoring_never_holds_all_logits_at_gpt2s_true_shape():
-    """124 M random weights, 50,257 tokens, 2 × 1024 positions: no call of the head sees them all."""
+    """124 M random weights, 50,257 tokens, 2 × 256 positions: no call of the head sees them all."""
     model = GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
-    ids = torch.randint(0, 50257, (2, 1024), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 50257, (2, 256), generator=torch.Generator().manual_seed(0))
     energies = score_ids(model, ids)
     assert energies.spilled.shape == ids.shape and energies.spilled[:, 1:].isfinite().all()
     assert max(seen) * 4 <= 40_000_000 < ids.numel() * 50257 * 4

@@ -93,7 +93,7 @@ def load_lm(name: str, source: str = "auto") -> LM:
         raise ValueError(f"unknown model {name!r}: use one of {known}, a local folder, or a hub id 'owner/model'")
 
     hub_id, revision, stand_in = PINNED.get(name, (name, None, None))
-    reason = f"source is {source!r}"
+    reason = f"{source} was asked for"
     if source in ("auto", "cache"):
         if folder := cached(hub_id, revision):
             return _open(folder, hub_id, "cache", f"hub revision {revision or 'main'}, from the local cache")

@@ -116,7 +116,7 @@ def heat_map(rows, label: str = "spilled energy s (nats)", center: float | None 
         fills, inks = token_colors(values, center, limits)
         for x, (token, value) in enumerate(zip(tokens, values, strict=True)):
             ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=fills[x], edgecolor="white", linewidth=2))
-            said = f"{round(value, 1) + 0:.1f}" if np.isfinite(value) else "–"
+            said = f"{round(float(value), 1) + 0:.1f}" if np.isfinite(value) else "–"
             ax.text(
                 x + 0.5, y + 0.36, visible(token).strip() or "␣", ha="center", va="center", color=inks[x], fontsize=9
             )
