@@ -1,85 +1,26 @@
-"""Fetching a model from the hub without ever hanging on it."""
+"""Fetching a model from the hub without ever hanging on it.
 
+A download runs in a process of its own, because a process can be stopped at any moment, whatever it is
+waiting for. This side watches the bytes arrive on disk, draws the progress bar, and gives up on a hub that
+is silent or trickles. Files that arrived whole stay in the cache; half a file is thrown away.
+"""
+
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
-import pandas as pd
 from tqdm.auto import tqdm
 
-SLOW = 20_000  # bytes a second below which a hub counts as unusable
-HUB_PATIENCE = 8.0  # seconds a silent or trickling hub may cost
+from utils import ROOT
 
-
-class Abandoned(Exception):
-    """Raised inside an abandoned download, at its next byte."""
-
-
-class Watch:
-    """Counts the bytes of a download; `too_slow` says when to give it up."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self.started = time.monotonic()
-        self.window_start, self.window_bytes = self.started, 0
-        self.answered = self.abandoned = self.slow = False
-
-    def beat(self, size: int = 0, answered: bool = False) -> None:
-        with self._lock:
-            if self.abandoned:
-                raise Abandoned
-            self.answered |= answered
-            self.window_bytes += size
-
-    def too_slow(self, patience: float) -> bool:
-        """True once `patience` seconds brought no answer, or fewer than `SLOW` bytes a second."""
-        with self._lock:
-            elapsed = time.monotonic() - self.window_start
-            if elapsed < patience:
-                return False
-            self.slow = self.window_bytes < SLOW * elapsed
-            self.window_start, self.window_bytes = time.monotonic(), 0
-            return self.slow
-
-    def abandon(self) -> None:
-        with self._lock:
-            self.abandoned = True
-
-    def verdict(self, patience: float) -> str:
-        if not self.answered:
-            return f"hub not reachable within {patience:.0f} s"
-        return f"hub too slow (under {SLOW // 1000} kB/s for {patience:.0f} s)"
-
-
-def watched_bars() -> tuple[Watch, type]:
-    """A watch, and a tqdm class whose bars feed it."""
-    watch = Watch()
-
-    class Bar(tqdm):
-        def update(self, n=1):
-            watch.beat(int(n or 0))
-            return super().update(n)
-
-    return watch, Bar
-
-
-def _snapshot_options(hub_id: str, revision: str | None) -> dict:
-    return {
-        "repo_id": hub_id,
-        "revision": revision,
-        "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model"],
-        "ignore_patterns": ["*/*"],
-    }
-
-
-def complete(folder: Path) -> bool:
-    """Whether a snapshot has its configuration and every shard of its weights."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(pd.read_json(index)["weight_map"].dropna())
-        return all((folder / shard).is_file() for shard in shards)
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+PATIENCE = 6.0  # seconds that a silent or trickling hub may cost
+SLOW = 50_000  # bytes a second, over PATIENCE, below which a hub counts as unusable
+FILES = {"allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model"], "ignore_patterns": ["*/*"]}
 
 
 def cached(hub_id: str, revision: str | None) -> Path | None:
@@ -88,61 +29,135 @@ def cached(hub_id: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(**_snapshot_options(hub_id, revision), local_files_only=True))
+        folder = Path(snapshot_download(hub_id, revision=revision, **FILES, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
     return folder if complete(folder) else None
 
 
+def complete(folder: Path) -> bool:
+    """Whether a snapshot has its configuration, a tokenizer and every shard of its weights."""
+    index = folder / "model.safetensors.index.json"
+    weights = {"model.safetensors"}
+    if index.is_file():
+        weights = set(json.loads(index.read_text())["weight_map"].values())
+    tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
+    return tokenizer and all((folder / name).is_file() for name in {"config.json", *weights})
+
+
 def download(hub_id: str, revision: str | None) -> tuple[Path | None, str]:
     """Fetch a snapshot from the hub with a progress bar; returns (folder or None, one line on why not).
 
-    The work is done in a thread that is given up when the hub stays silent, or trickles, for
-    `HUB_PATIENCE` seconds: a library's own time-outs restart with every byte that arrives.
+    Costs under ten seconds when the hub is not reachable, silent, or slower than `SLOW`. An interrupt
+    stops the download.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import constants
 
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+    if constants.HF_HUB_OFFLINE:
         return None, "HF_HUB_OFFLINE is set"
-    watch, bar = watched_bars()
-    outcome: list = []
+    storage = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
+    others = set(storage.rglob("*.incomplete"))
+    fetching = subprocess.Popen(
+        [sys.executable, "-m", "utils.hub", hub_id, revision or "main"],
+        cwd=ROOT, env=os.environ | {"HF_HUB_DISABLE_XET": "1"}, text=True,  # plain HTTP can be watched
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        return _watch(fetching, hub_id, storage)
+    finally:
+        fetching.kill()
+        fetching.communicate()
+        for file in set(storage.rglob("*.incomplete")) - others:  # a killed process cannot tidy up
+            file.unlink(missing_ok=True)
 
-    def work() -> None:
+
+def _watch(fetching: subprocess.Popen, hub_id: str, storage: Path) -> tuple[Path | None, str]:
+    """Follow a download until it ends, or until too few bytes have arrived in the last `PATIENCE` seconds."""
+    heard: dict[str, str] = {}
+    listener = threading.Thread(target=_listen, args=(fetching.stdout, heard), daemon=True)
+    listener.start()
+    recent: deque[tuple[float, int]] = deque()  # (time, bytes on disk)
+    bar = None
+    while listener.is_alive():
+        listener.join(0.1)
+        if "asking" not in heard:
+            continue
+        recent.append((time.monotonic(), _bytes_in(storage)))
+        if "size" in heard:
+            bar = bar or tqdm(total=int(heard["size"]), desc=hub_id, unit="B", unit_scale=True)
+            bar.update(min(recent[-1][1], bar.total) - bar.n)
+        if recent[-1][0] - recent[0][0] >= PATIENCE:
+            if recent[-1][1] - recent.popleft()[1] < SLOW * PATIENCE and listener.is_alive():
+                heard["error"] = _verdict("size" in heard)
+                break
+    if bar:
+        bar.close()
+    if "folder" in heard:
+        return Path(heard["folder"]), ""
+    return None, heard.get("error", "the download stopped without a word")
+
+
+def _listen(lines, heard: dict[str, str]) -> None:
+    for line in lines:
+        key, _, value = line.rstrip("\n").partition(" ")
+        heard[key] = value
+
+
+def _bytes_in(storage: Path) -> int:
+    total = 0
+    for file in storage.rglob("*"):
         try:
-            HfApi().model_info(hub_id, revision=revision, timeout=HUB_PATIENCE)
-            watch.beat(answered=True)
-            outcome.append(snapshot_download(**_snapshot_options(hub_id, revision), tqdm_class=bar))
-        except Abandoned:
+            total += file.lstat().st_size if file.is_file() and not file.is_symlink() else 0
+        except FileNotFoundError:  # it was renamed while we looked
             pass
-        except Exception as error:  # every failure of a download ends as one line for the user
-            outcome.append(error)
+    return total
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while thread.is_alive() and not watch.too_slow(HUB_PATIENCE):
-        thread.join(0.1)
-    if not outcome:
-        watch.abandon()
-        return None, watch.verdict(HUB_PATIENCE)
-    if isinstance(outcome[0], Exception):
-        return None, _one_line(outcome[0])
-    folder = Path(outcome[0])
-    return (folder, "") if complete(folder) else (None, "the repository holds no safetensors weights")
+
+def _verdict(answered: bool) -> str:
+    if not answered:
+        return f"hub not reachable within {PATIENCE:.0f} s"
+    return f"hub too slow (under {SLOW // 1000} kB/s for {PATIENCE:.0f} s)"
+
+
+# ------------------------------------------------------------------------------- in the other process
+
+
+def fetch(hub_id: str, revision: str) -> None:
+    """Download a snapshot, and print what happens, one line each: asking, size N, folder PATH or error TEXT."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    constants.DOWNLOAD_CHUNK_SIZE = 1 << 16  # the library's 10 MB would look like silence on a slow line
+    print("asking", flush=True)
+    try:
+        files = HfApi().model_info(hub_id, revision=revision, files_metadata=True).siblings
+        files = list(filter_repo_objects(files, **FILES, key=lambda file: file.rfilename))
+        if not any(file.rfilename.endswith(".safetensors") for file in files):
+            print("error the repository holds no safetensors weights", flush=True)
+            return
+        print("size", sum(file.size or 0 for file in files), flush=True)
+        folder = Path(snapshot_download(hub_id, revision=revision, **FILES))
+        if complete(folder):
+            print("folder", folder, flush=True)
+        else:
+            print("error the repository lacks a configuration, a tokenizer or some of its weights", flush=True)
+    except Exception as error:  # every failure of a download ends as one line for the user
+        print("error", _one_line(error), flush=True)
 
 
 def _one_line(error: Exception) -> str:
     name = type(error).__name__
-    if name in ("RepositoryNotFoundError", "GatedRepoError"):
-        return "the hub has no such public repository"
+    status = getattr(getattr(error, "response", None), "status_code", None)
     if name == "RevisionNotFoundError":
         return "the hub no longer has this revision"
-    if name in (
-        "ConnectError",
-        "ConnectTimeout",
-        "ReadTimeout",
-        "ConnectionError",
-        "OfflineModeIsEnabled",
-        "ProxyError",
-    ):
+    if status in (401, 403, 404):  # the hub does not tell missing, private and gated apart
+        return "the hub has no such public repository"
+    if status:
+        return f"the hub answered with HTTP status {status}"
+    if name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ProxyError"):
         return "hub not reachable"
-    return f"the download failed ({name})"
+    return f"the download failed ({name}: {(str(error).splitlines() or [''])[0]})"
+
+
+if __name__ == "__main__":
+    fetch(*sys.argv[1:])
