@@ -90,6 +90,18 @@ def build(recipe: Recipe) -> Classifier:
     return Classifier(recipe.widths).to(memory_format=torch.channels_last)
 
 
+def descent(parameters, recipe: Recipe, total: int):
+    """SGD with Nesterov's momentum, and its rate: up for a fifth of the `total` steps, then down to 0."""
+    parameters = list(parameters)
+    matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.2 * total), max(0, total - step) / (0.8 * total))
+    )
+    return optimizer, schedule
+
+
 def train(images: Images, recipe: Recipe, watched: dict[str, Tensor], progress: bool = True, scratch=None):
     """Train the classifier; returns it with its weights rounded to float16, and `{step: {set: logits}}`.
 
@@ -98,13 +110,7 @@ def train(images: Images, recipe: Recipe, watched: dict[str, Tensor], progress: 
     """
     pool, held_out = split_off(images, recipe.seed, min(VALIDATION, len(images.labels) // 10))
     model, total = build(recipe), recipe.steps(len(pool))
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / (0.2 * total), max(0, total - step) / (0.8 * total))
-    )
+    optimizer, schedule = descent(model.parameters(), recipe, total)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     first, log = resume(scratch, parts)
     bar = tqdm(range(first, total + 1), initial=first, total=total + 1, desc=NAME, disable=not progress)
