@@ -616,3 +616,34 @@ class EnergyRecorder(LogitsProcessor):
         unknown = torch.full_like(self.after[0].entropy, torch.nan)
         after = Potentials(*(torch.stack([*steps, unknown], -1) for steps in zip(*self.after, strict=True)))
         return TokenEnergies(*(field[:, 1:] for field in align(after, torch.stack(self.logit, -1))))
+
+
+# ---------------------------------------------------------------------------------------------- gauges
+
+GAUGES = ("as trained", "centred", "log-probabilities", "joint")
+
+
+def in_gauge(table: pd.DataFrame, gauge: str) -> pd.DataFrame:
+    """The same tokens, their probabilities unchanged, with a constant `g(c)` added to all logits of a context.
+
+    `g = 0` as trained, `−m(c)` centred, `−V(c)` for log-probabilities, `log p(c) − V(c)` for the joint gauge,
+    `log p(c)` counting from each text's first scored token. Then `V → V + g`, `m → m + g` and
+    `s → s + g(c) − g(c, x)`; the columns of probabilities stay as they are. ValueError on another gauge.
+    """
+    if gauge not in GAUGES:
+        raise ValueError(f"gauge must be one of {', '.join(GAUGES)}; got {gauge!r}")
+    so_far = table["logprob"].fillna(0).groupby(table["text"]).cumsum()  # log p(c, x)
+
+    def g(suffix: str, log_p_context: pd.Series) -> pd.Series | float:
+        mean, log_z = table[f"mean_logit{suffix}"], table[f"log_partition{suffix}"]
+        return dict(zip(GAUGES, (0.0, -mean, -log_z, log_p_context - log_z), strict=True))[gauge]
+
+    after, before = g("", so_far), g("_before", so_far - table["logprob"])
+    return table.assign(
+        logit=table["logit"] + before,
+        log_partition=table["log_partition"] + after,
+        log_partition_before=table["log_partition_before"] + before,
+        mean_logit=table["mean_logit"] + after,
+        mean_logit_before=table["mean_logit_before"] + before,
+        spilled=table["spilled"] + before - after,
+    )

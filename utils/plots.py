@@ -320,3 +320,41 @@ def image_xray(picture, logits, classes, known, title: str = "") -> Figure:
     place.set(yticks=[], xlabel="V(x) = −energy (nats)", title=f"V = {v:.1f}")
     sns.despine(ax=place, left=True)
     return fig
+
+
+def token_dots(tokens, variants, ylabel: str = "spilled energy s (nats)", title: str = "") -> Figure:
+    """The same tokens under several recipes: `variants` maps a name to one value per token (NaN: no mark)."""
+    fig, ax = figure(max(6.0, 0.72 * len(tokens) + 2.2), 3.2)
+    names = ("spilled", "one", "two", "three", "four", "wrong", "five")
+    for (label, values), color, marker in zip(variants.items(), names, "osD^v<>", strict=False):
+        ax.plot(np.arange(len(tokens)), values, marker, color=COLORS[color], label=label, linestyle="-", linewidth=0.7)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xticks(np.arange(len(tokens)), [visible(token).strip() or "␣" for token in tokens])
+    ax.set(ylabel=ylabel, title=title)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def banded_lines(panels, x, xlabel: str, ylabel: str = "nats") -> Figure:
+    """Means with their intervals: `panels` maps a title to {series: (mean, low, high)}, each [len(x)]."""
+    fig, axes = figure(3.1 * len(panels) + 1.3, 3.0, 1, len(panels), squeeze=False)
+    for ax, (title, series) in zip(axes[0], panels.items(), strict=True):
+        for (label, (mean, low, high)), color, marker in zip(
+            series.items(), ("one", "two", "three"), "osD", strict=False
+        ):
+            ax.plot(x, mean, marker, color=COLORS[color], linestyle="-", label=label)
+            ax.fill_between(x, low, high, color=COLORS[color], alpha=0.2, linewidth=0)
+        ax.set(title=title, xlabel=xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def grouped_scatter(groups, xlabel: str, ylabel: str, title: str = "") -> Figure:
+    """Clouds of points: `groups` maps a name to (x, y). Later groups lie on top."""
+    fig, ax = figure(6.6, 3.8)
+    for (label, (x, y)), color, marker in zip(groups.items(), ("one", "two", "three", "four"), "os^D", strict=False):
+        ax.plot(x, y, marker, color=COLORS[color], markersize=4, alpha=0.6, linestyle="", label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig

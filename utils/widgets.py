@@ -117,3 +117,42 @@ def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known)
         kind=w.Dropdown(options=list(kinds)),
         amount=knob(0, 1, 0.1),
     )
+
+
+SENTENCE_COLUMNS = {  # what a token can be coloured by, and where its colour scale is centred
+    "spilled": ("spilled energy (nats)", 0.0),
+    "log_partition": ("V(c, x), Term 2 (nats)", None),
+    "logit": ("f(x; c), Term 1 (nats)", None),
+    "logprob": ("log p(x|c) (nats)", None),
+    "self_certainty": ("K(c, x) (nats)", None),
+    "mean_logit": ("m(c, x) (nats)", None),
+    "entropy": ("entropy after the token (nats)", None),
+}
+
+
+def sentence_explorer(read: Callable, text: str, gauges) -> w.VBox:
+    """Type a sentence; colour its tokens by any column, in any gauge and either sign (`plots.heat_map`).
+
+    `read(text, gauge)` gives the sentence's table of tokens in a gauge. The sign matters to spills only:
+    `s = f − V` is the blog post's, `Δ = V − f` that of the paper's code. A blank text shows the first one again.
+    """
+
+    def draw(sentence: str, column: str, gauge: str, sign: str):
+        table = read(sentence.strip() or text, gauge)
+        label, center = SENTENCE_COLUMNS[column]
+        flip = -1 if column == "spilled" and sign.startswith("Δ") else 1
+        values = flip * table[column]
+        high, low = table.token[values.idxmax()], table.token[values.idxmin()]
+        said = (
+            f"{label}, {gauge}{', ' + sign if column == 'spilled' else ''}: from {values.min():+.2f} at "
+            f"“{plots.visible(low)}” to {values.max():+.2f} at “{plots.visible(high)}”; sum {values.sum():+.2f} nats."
+        )
+        return plots.heat_map({gauge: (table.token, values)}, label, center), said
+
+    return explorer(
+        draw,
+        sentence=w.Text(value=text, continuous_update=False),
+        column=w.Dropdown(options=list(SENTENCE_COLUMNS)),
+        gauge=w.ToggleButtons(options=list(gauges)),
+        sign=w.ToggleButtons(options=["s = f − V", "Δ = V − f"]),
+    )
