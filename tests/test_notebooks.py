@@ -72,19 +72,22 @@ def test_is_small_and_carries_no_widget_state(path):
     assert "widgets" not in read(path).metadata
 
 
+def lines_of_code(cell):
+    """Lines that are neither blank nor comments."""
+    return [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
 @every
 def test_cells_are_short_and_end_in_no_semicolon(path):
-    sources = [cell.source for cell in code_cells(read(path))][1:]
-    lengths = [len(source.strip().splitlines()) for source in sources]
-    assert max(lengths) <= LONGEST_CELL
-    assert not [source for source in sources if source.rstrip().endswith(";")]
+    cells = code_cells(read(path))[1:]
+    assert max(len(lines_of_code(cell)) for cell in cells) <= LONGEST_CELL
+    assert not [cell.source for cell in cells if cell.source.rstrip().endswith(";")]
 
 
 @lessons
 def test_half_of_the_cells_have_at_most_six_lines(path):
     """The style asks for a median of five; a check line under a figure may make it six."""
-    lengths = [len(cell.source.strip().splitlines()) for cell in code_cells(read(path))[1:]]
-    assert statistics.median(lengths) <= 6
+    assert statistics.median(len(lines_of_code(cell)) for cell in code_cells(read(path))[1:]) <= 6
 
 
 @every
@@ -105,7 +108,8 @@ def test_says_what_it_shows_needs_and_does_not_show(path):
         "References",
     ):
         assert phrase.lower() in text.lower(), phrase
-    assert "| goals | you need | time | runs on |" in text
+    first = read(path).cells[0].source.lower()
+    assert all(word in first for word in ("goals", "you need", "time", "runs on"))
 
 
 @lessons
