@@ -1,0 +1,365 @@
+"""Pictures, garbage, the classifier and its record: what is shipped is what was measured, on the pixels it names."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import REAL_DATA, need
+from sklearn.metrics import roc_auc_score
+
+from utils import DATA, detect, images, plots, train_images, widgets
+from utils.energy import log_partition, shift
+
+RNG = np.random.default_rng(0)
+PICTURES = torch.from_numpy(RNG.integers(0, 256, (24, 3, 32, 32), dtype=np.uint8))
+OTHERS = {"tiny-imagenet": "tiny_imagenet", "textures": "dtd_textures", "mnist": "mnist"}
+
+
+@pytest.fixture(scope="module")
+def record():
+    return images.recorded()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return images.load_classifier()
+
+
+@pytest.fixture(scope="module")
+def real_test():
+    file = next(need(REAL_DATA / "cifar10").rglob("test-*.parquet"))
+    return images.read_parquet(file)
+
+
+# The record
+
+
+def test_the_recorded_test_logits_are_those_of_the_shipped_weights(record, model, real_test):
+    """Every one of the 10,000: pixels, logits, accuracy."""
+    logits, card = record
+    assert images.fingerprint(real_test.pixels) == card["sets"]["test"]["sha256 of pixels"]
+    again = images.classify(model, real_test.pixels)
+    torch.testing.assert_close(again, logits["test"], rtol=0, atol=1e-3)
+    assert torch.equal(real_test.labels.to(torch.uint8), logits["labels/test"])
+    recipe = json.loads((DATA / "models" / "cifar10-resnet" / "recipe.json").read_text())
+    assert train_images.accuracy(again, real_test.labels) == pytest.approx(recipe["test"], abs=2e-4)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_unknown_pictures_score_as_recorded(record, model, name):
+    logits, card = record
+    real = images.read_parquet(need(REAL_DATA / "ood" / OTHERS[name]) / "test_jpeg75.parquet")
+    assert images.fingerprint(real.pixels) == card["sets"][name]["sha256 of pixels"]
+    assert list(real.classes) == card["classes"][name]
+    again = images.classify(model, real.pixels)
+    known = images.suspicion(logits["test"])
+    for score in images.SCORES:
+        now, then = (images.separation(known[score], images.suspicion(z)[score]) for z in (again, logits[name]))
+        assert now.auroc.value == pytest.approx(then.auroc.value, abs=1e-4)
+        assert now.fpr95.value == pytest.approx(then.fpr95.value, abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", images.GARBAGE)
+def test_garbage_is_made_again_and_scores_as_recorded(record, model, real_test, kind):
+    logits, _ = record
+    garbage = images.make_garbage(kind, real_test.pixels[: train_images.GARBAGE_FROM])[:100]
+    again = images.classify(model, images.as_jpeg(garbage))
+    torch.testing.assert_close(again, logits[kind][:100], rtol=0, atol=1e-3)
+
+
+def test_lossless_images_and_their_jpeg_copies_score_as_recorded(record, model):
+    logits, _ = record
+    lossless = images.read_parquet(need(REAL_DATA / "cifar10_png4k") / "train.parquet")
+    assert torch.equal(lossless.labels.to(torch.uint8), logits["labels/lossless"])
+    torch.testing.assert_close(images.classify(model, lossless.pixels), logits["lossless"], rtol=0, atol=1e-3)
+    copies = images.classify(model, images.as_jpeg(lossless.pixels[:500]))  # our JPEG, not the archive's
+    same = (copies.argmax(1) == logits["lossless, as JPEG"][:500].argmax(1)).double().mean()
+    assert same > 0.9
+
+
+def test_a_changed_record_is_noticed(record, monkeypatch, tmp_path):
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(images.RECORD.with_suffix(suffix), tmp_path / f"copy{suffix}")
+    monkeypatch.setattr(images, "RECORD", tmp_path / "copy")
+    images.recorded()
+    card = json.loads((tmp_path / "copy.json").read_text())
+    card["sha256"]["mnist"] = "0" * 64
+    (tmp_path / "copy.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="mnist is not what was recorded"):
+        images.recorded()
+
+
+def test_the_record_is_complete_and_small(record):
+    logits, card = record
+    assert set(card["sets"]) == {"test", *images.GARBAGE, *OTHERS}
+    assert logits["test"].shape == (10_000, 10)
+    steps = {int(name.split("/")[1]) for name in logits if name.startswith("training/")}
+    assert {*train_images.RECORD_AT} < steps and len(steps) == 6
+    last = logits[f"training/{max(steps)}/test"]
+    torch.testing.assert_close(last, logits["test"][:2000], rtol=0, atol=1e-3)
+    assert images.RECORD.with_suffix(".safetensors").stat().st_size < 4e6
+    assert (DATA / "models" / "cifar10-resnet" / "model.safetensors").stat().st_size < 5e6
+
+
+# The classifier
+
+
+def test_batching_changes_nothing(model):
+    whole, parts = images.classify(model, PICTURES), images.classify(model, PICTURES, batch=7)
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-4)
+
+
+def test_the_mean_row_of_the_head_is_the_first_one_shrunk_by_the_decay_alone(model):
+    """The gauge of the shipped classifier, predicted from its recipe without any data."""
+    recipe = train_images.Recipe()
+    total = recipe.steps(45_000)
+    scale = torch.ones(1, 1)
+    optimizer, schedule = train_images.descent([scale], recipe, total)
+    for _ in range(total):
+        scale.grad = torch.zeros_like(scale)
+        optimizer.step()
+        schedule.step()
+    born = train_images.build(recipe).head
+    torch.testing.assert_close(model.head.weight.mean(0), scale.item() * born.weight.mean(0), rtol=0, atol=3e-4)
+    torch.testing.assert_close(model.head.bias.mean(), born.bias.mean(), rtol=0, atol=3e-4)
+
+
+def test_no_gauge_changes_a_label_or_a_probability_and_any_auroc_can_be_had(record):
+    logits, _ = record
+    known, unknown = logits["test"].double(), logits["textures"].double()
+    aurocs = []
+    for t in (-50.0, 0.0, 50.0):
+        turned = shift(unknown, torch.full((len(unknown),), t, dtype=torch.float64))
+        assert torch.equal(turned.argmax(1), unknown.argmax(1))
+        torch.testing.assert_close(turned.softmax(1), unknown.softmax(1), rtol=0, atol=1e-12)
+        aurocs.append(images.separation(-log_partition(known).numpy(), -log_partition(turned).numpy()).auroc.value)
+    assert aurocs[0] == 1 > aurocs[1] > aurocs[2] == 0
+
+
+def test_clear_errors():
+    with pytest.raises(FileNotFoundError, match=r"no config\.json; `python -m utils\.train_images`"):
+        images.load_classifier(DATA / "models")
+    with pytest.raises(ValueError, match=r"uint8 \[N, C, H, W\]"):
+        images.classify(torch.nn.Identity(), PICTURES.float())
+    with pytest.raises(ValueError, match="kind must be one of"):
+        images.make_garbage("static", PICTURES)
+    with pytest.raises(ValueError, match="must divide"):
+        images.shuffle_blocks(PICTURES, RNG, blocks=5)
+    with pytest.raises(ValueError, match="three colour channels"):
+        images.as_jpeg(PICTURES[:, :1])
+
+
+# Garbage
+
+
+@pytest.mark.parametrize("kind", images.GARBAGE)
+def test_garbage_has_the_shape_of_pictures_and_follows_its_seed(kind):
+    first, again, other = (images.make_garbage(kind, PICTURES, seed) for seed in (0, 0, 1))
+    assert first.dtype == torch.uint8 and first.shape == PICTURES.shape
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (kind in ("blurred", "inverted"))  # these two roll no dice
+    assert not torch.equal(first, PICTURES)
+
+
+def test_garbage_is_what_its_name_says():
+    assert torch.equal(images.invert(images.invert(PICTURES)), PICTURES)
+    shuffled = images.shuffle_blocks(PICTURES, np.random.default_rng(0))
+    assert torch.equal(shuffled.flatten(2).sort(-1).values, PICTURES.flatten(2).sort(-1).values)
+    plain = images.constant(PICTURES, np.random.default_rng(0))
+    assert (plain == plain[:, :, :1, :1]).all()
+    smooth = images.blur(PICTURES)
+    assert smooth.float().std() < 0.3 * PICTURES.float().std()
+    assert smooth.float().mean() == pytest.approx(PICTURES.float().mean().item(), abs=2)
+    assert torch.equal(images.blend(PICTURES, smooth, 0.0), PICTURES)
+    assert torch.equal(images.blend(PICTURES, smooth, 1.0), smooth)
+
+
+def test_mixed_pairs_are_half_of_each_of_two_different_pictures():
+    partner = images.partners(24, images.garbage_rng("mixed pairs"))
+    assert sorted(partner.tolist()) == list(range(24))
+    assert (partner != torch.arange(24)).all()
+    mixed = images.make_garbage("mixed pairs", PICTURES)
+    half = (PICTURES.float() + PICTURES[partner].float()) / 2
+    assert (mixed.float() - half).abs().max() <= 0.5
+
+
+# Scores
+
+
+def test_separation_agrees_with_the_slow_ways():
+    known, unknown = RNG.normal(0, 1, 900), RNG.normal(1, 1.3, 400)
+    score, is_unknown = np.concatenate([known, unknown]), np.arange(1300) >= 900
+    group = np.concatenate([np.arange(900), np.arange(400)]) % 200
+    fast = images.separation(known, unknown)
+    assert fast.auroc.value == pytest.approx(roc_auc_score(is_unknown, score))
+    accepted = np.quantile(known, 0.95, method="inverted_cdf")
+    assert fast.fpr95.value == pytest.approx((unknown <= accepted).mean())
+    for ours, theirs in (
+        (fast.auroc, detect.auroc(score, is_unknown, group)),
+        (fast.fpr95, detect.fpr95(-score, ~is_unknown, group)),
+    ):
+        assert ours.value == pytest.approx(theirs.value)
+        assert ours.low == pytest.approx(theirs.low, abs=0.012) and ours.high == pytest.approx(theirs.high, abs=0.012)
+
+
+def test_scores_point_the_way_their_sources_say():
+    """A confident row is less suspicious than an even one, by every score."""
+    scores = images.suspicion(torch.tensor([[9.0, 0, 0, 0], [0.1, 0, 0, 0]]), {**images.SCORES, **images.TERMS})
+    assert (scores.iloc[0] < scores.iloc[1]).all()
+    assert scores.energy[0] == pytest.approx(-np.log(np.exp(9) + 3))
+
+
+# Reading pictures
+
+
+def write_parquet(path, pixels, labels):
+    from io import BytesIO
+
+    from PIL import Image
+
+    rows = []
+    for picture in pixels.permute(0, 2, 3, 1).numpy():
+        file = BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        rows.append({"bytes": file.getvalue(), "path": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"img": rows, "label": labels}), path)
+
+
+def test_a_local_copy_in_the_hubs_layout_is_read(monkeypatch, tmp_path):
+    write_parquet(tmp_path / "plain_text" / "test-00000-of-00001.parquet", PICTURES, list(range(10)) * 2 + [0] * 4)
+    monkeypatch.setenv(images.FOLDER, str(tmp_path))
+    read, line = images.load_cifar10("test")
+    assert torch.equal(read.pixels, PICTURES) and read.labels[:10].tolist() == list(range(10))
+    assert line == "CIFAR-10 test, local copy: 24 images"
+    with pytest.raises(FileNotFoundError, match="one train-"):
+        images.load_cifar10("train")
+    with pytest.raises(ValueError, match="split must be"):
+        images.load_cifar10("validation")
+
+
+def test_without_a_copy_the_bundled_course_asks_no_network(monkeypatch):
+    monkeypatch.delenv(images.FOLDER, raising=False)
+    monkeypatch.setattr(images, "from_hub", lambda split: pytest.fail("asked the hub"))
+    read, line = images.load_cifar10("test")
+    assert read is None and "not at hand" in line
+
+
+def test_a_parquet_file_without_pictures_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="needs the columns img and label; it has text"):
+        images.read_parquet(tmp_path / "x.parquet")
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    labels = torch.arange(240) % 10
+    pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (240, 3, 32, 32), dtype=np.uint8))
+    return images.Images(pixels, labels, [""] * 240, images.CLASSES, "noise")
+
+
+SMALL = train_images.Recipe(widths=(4, 6, 8), epochs=3, batch=36)
+
+
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(lesson, monkeypatch, tmp_path):
+    watched = {"some": lesson.pixels[:5]}
+    straight, log = train_images.train(lesson, SMALL, watched, progress=False)
+    other, _ = train_images.train(lesson, train_images.Recipe(**{**vars(SMALL), "seed": 1}), {}, progress=False)
+    save = train_images.save_scratch
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    scratch = tmp_path / "run.pt"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_images, "save_scratch", save_and_stop)
+        train_images.train(lesson, SMALL, watched, progress=False, scratch=scratch)
+    resumed, log_too = train_images.train(lesson, SMALL, watched, progress=False, scratch=scratch)
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(straight.parameters(), other.parameters(), strict=True))
+    assert [*log] == [*log_too] == [0, 18]
+    assert all(torch.equal(log[step]["some"], log_too[step]["some"]) for step in log)
+
+
+def test_an_epoch_shows_every_training_image_once_and_mirrors_it_every_other_time(lesson):
+    pool, held_out = train_images.split_off(lesson, seed=0, held_out=24)
+    assert sorted(torch.cat([pool, held_out]).tolist()) == list(range(240))
+    still = train_images.Recipe(**{**vars(SMALL), "shift": 0})
+    epochs = [
+        torch.cat([train_images.training_batch(lesson, pool, still, 6 * epoch + step)[0] for step in range(6)])
+        for epoch in range(2)
+    ]
+    for original in lesson.pixels[pool[:20]].float():
+        straight = [(epoch == original).all((1, 2, 3)).sum().item() for epoch in epochs]
+        mirrored = [(epoch == original.flip(-1)).all((1, 2, 3)).sum().item() for epoch in epochs]
+        assert sorted(straight) == sorted(mirrored) == [0, 1] and straight != mirrored
+
+
+def test_shifts_move_the_picture_and_reflect_its_edges():
+    ramp = torch.arange(32, dtype=torch.uint8).expand(40, 3, 32, 32)
+    moved = train_images.augment(ramp, np.zeros(40, bool), 3, np.random.default_rng(0))
+    starts = {tuple(row[:2].int().tolist()) for row in moved[:, 0, 0]}
+    assert starts == {(3, 2), (2, 1), (1, 0), (0, 1), (1, 2), (2, 3), (3, 4)}
+
+
+# Digits and the widget
+
+
+@pytest.fixture(scope="module")
+def digits():
+    every = images.load_digits()
+    parts = (slice(1200), slice(1200, None))
+    return [every._replace(pixels=every.pixels[s], labels=every.labels[s]) for s in parts]
+
+
+def test_a_digit_classifier_learns_in_seconds_and_v_follows_frequency(digits):
+    seen, unseen = digits
+    even = images.train_digits(seen)
+    assert train_images.accuracy(images.classify(even, unseen.pixels), unseen.labels) > 0.88
+    often = np.where(np.arange(10) < 5, 1.0, 0.01)
+    for order in (often, often[::-1]):  # whichever half is rare has the lower V
+        uneven = images.train_digits(seen, order[seen.labels].copy())
+        v = log_partition(images.classify(uneven, unseen.pixels)).numpy()
+        frequent = order[unseen.labels] == 1
+        assert np.median(v[frequent]) > np.median(v[~frequent])
+
+
+def test_the_widget_redraws_for_every_control(digits):
+    _, unseen = digits
+    network = images.train_digits(unseen, steps=20)
+
+    def corrupt(pixels, kind, amount):
+        return images.blend(pixels, images.make_garbage(kind, pixels), amount)
+
+    usual = log_partition(images.classify(network, unseen.pixels)).numpy()
+    kinds = ["uniform noise", "inverted"]
+    box = widgets.image_corrupter(unseen, lambda x: images.classify(network, x), corrupt, kinds, usual)
+    seen = [box.picture.value]
+    for control, value in (("amount", 0.7), ("kind", "inverted"), ("picture", 3)):
+        box.controls[control].value = value
+        seen.append(box.picture.value)
+        assert "Picture" in box.sentence.value and "nats" in box.sentence.value
+    assert len(set(seen)) == 4
+    assert f"a {int(unseen.labels[3])}, 70% inverted" in box.sentence.value
+
+
+def test_figures_of_images_draw(digits):
+    known = RNG.normal(size=50)
+    rows = {"a": {"x": (0.5, 0.4, 0.6), "y": (0.7, 0.6, 0.8)}, "b": {"x": (0.2, 0.1, 0.3), "y": (0.9, 0.8, 1.0)}}
+    grid = RNG.normal(size=(9, 9))
+    for figure in (
+        plots.ridges({"a": known, "b": known + 1}, "a", "V (nats)"),
+        plots.interval_dots(rows, "AUROC"),
+        plots.contour_panels({"one": grid}, np.arange(9), np.arange(9), grid[:, :2], np.arange(9) % 3),
+        plots.image_xray(digits[0].pixels[0, 0].numpy(), torch.randn(10), digits[0].classes, known),
+    ):
+        figure.canvas.draw()
+        assert figure.axes[0].get_xlabel() or figure.axes[-1].get_xlabel()
