@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from utils import DATA, detect
+from utils import DATA
 from utils.detect import Estimate
 from utils.energy import potentials
 
@@ -334,20 +334,29 @@ class Separation(NamedTuple):
     fpr95: Estimate  # share of unknown pictures let in by the threshold that lets in 95 % of the known
 
 
-def separation(known, unknown, resamples: int = 500) -> Separation:
+def separation(known, unknown, resamples: int = 400) -> Separation:
     """AUROC and FPR95 of an oriented score (higher = more suspicious) on `known` [N] and `unknown` [M] pictures.
 
     FPR95 in the direction of Liu et al.'s code: the threshold accepts 95 % of the *known*. (Other toolboxes
-    find 95 % of the unknown and count the known that are flagged; the two numbers differ.)
-    Pictures are bootstrapped in 200 groups, which costs less than one by one and estimates the same; garbage
-    and the test image it was made of share their place in their sets, and so their group.
+    find 95 % of the unknown and count the known that are flagged, as `detect.fpr95` does; the numbers differ.)
+    Same AUROC as `detect.auroc`, by one sort instead of all pairs, for tens of thousands of pictures. The
+    intervals hold the middle 95 % of bootstrap draws. Pictures are drawn in 200 groups; garbage and the test
+    image it was made of share their place in their sets, and so their group.
     """
     score = np.concatenate([known, unknown])
-    is_unknown = np.arange(len(score)) >= len(known)
     group = np.concatenate([np.arange(len(known)), np.arange(len(unknown))]) % 200
+    order = np.argsort(score, kind="stable")
+    new = (order >= len(known)).astype(float)
+    draws = np.random.default_rng(0).multinomial(200, np.full(200, 1 / 200), resamples)
+    weight = np.vstack([np.ones(200), draws])[:, group[order]]  # first row: the pictures as they are
+    let_in, slipped = np.cumsum(weight * (1 - new), 1), np.cumsum(weight * new, 1)
+    auroc = (weight * new * let_in).sum(1) / (let_in[:, -1] * slipped[:, -1])
+    threshold = (let_in >= 0.95 * let_in[:, -1:]).argmax(1)
+    fpr95 = np.take_along_axis(slipped, threshold[:, None], 1)[:, 0] / slipped[:, -1]
+    bounds = (np.quantile(draws[1:], [0.025, 0.975]) for draws in (auroc, fpr95))
+    size = (len(unknown), len(known), 200)
     return Separation(
-        detect.auroc(score, is_unknown, group, resamples=resamples),
-        detect.fpr95(-score, ~is_unknown, group, resamples=resamples),
+        *(Estimate(float(v[0]), *map(float, b), *size) for v, b in zip((auroc, fpr95), bounds, strict=True))
     )
 
 

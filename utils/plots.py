@@ -282,14 +282,16 @@ def interval_dots(rows, xlabel: str, middle: float | None = 0.5, title: str = ""
     return fig
 
 
-def contour_panels(panels, x, y, points, labels, levels: int = 12) -> Figure:
+def contour_panels(panels, x, y, points, labels, depth: float = 40.0) -> Figure:
     """Functions of the plane side by side, as contours below each one's maximum, over a cloud of points.
 
-    `panels` maps a title to values [len(y), len(x)] in nats; `points` [N, 2] with class `labels` [N].
+    `panels` maps a title to values [len(y), len(x)] in nats; `points` [N, 2] with class `labels` [N]. Whatever
+    lies more than `depth` nats below the maximum is drawn alike.
     """
     fig, axes = figure(3.2 * len(panels), 3.4, columns=len(panels), squeeze=False, sharex=True, sharey=True)
     for ax, (title, values) in zip(axes[0], panels.items(), strict=True):
-        drawn = ax.contourf(x, y, values - values.max(), levels, cmap=SEQUENTIAL)
+        levels = np.linspace(-depth, 0, 11)
+        drawn = ax.contourf(x, y, values - values.max(), levels, cmap=SEQUENTIAL, extend="min")
         for label, color in zip(np.unique(labels), (COLORS["one"], COLORS["two"], COLORS["four"]), strict=False):
             mine = points[labels == label]
             ax.plot(*mine.T, ".", color=color, markersize=3, markeredgecolor="white", markeredgewidth=0.3)
@@ -305,7 +307,7 @@ def image_xray(picture, logits, classes, known, title: str = "") -> Figure:
     logits = np.asarray(logits, float)
     top = logits.max()
     v = top + np.log(np.exp(logits - top).sum())
-    fig, (left, bars, shares, place) = figure(9.0, 2.7, columns=4, width_ratios=(1, 1.1, 1.1, 1.4))
+    fig, (left, bars, shares, place) = figure(8.6, 2.4, columns=4, width_ratios=(1, 1.1, 1.1, 1.4))
     left.imshow(picture, cmap="gray", vmin=0, vmax=255)
     left.set(xticks=[], yticks=[], title=title)
     sns.despine(ax=left, left=True, bottom=True)
@@ -357,4 +359,28 @@ def grouped_scatter(groups, xlabel: str, ylabel: str, title: str = "") -> Figure
         ax.plot(x, y, marker, color=COLORS[color], markersize=4, alpha=0.6, linestyle="", label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def against_log_p(panels, ylabel="V(c) (nats)", xlabel="log p(c) (nats)", floor: float | None = None) -> Figure:
+    """Potentials against `log p(c)` (or another clock), a panel for each title, a colour for each series.
+
+    `panels[title]` maps a series to any of `dots`, `line` and `law` (drawn dashed), each an (x, y) in nats.
+    `floor` draws a dotted line, at `log |V|`. One name in `ylabel` serves all panels; a list gives each its own.
+    """
+    own = not isinstance(ylabel, str)
+    fig, axes = figure(3.1 * len(panels) + 1.9, 3.7, columns=len(panels), squeeze=False, sharey=not own)
+    labels = ylabel if own else [ylabel] + [""] * (len(panels) - 1)
+    for ax, label, (title, series) in zip(axes[0], labels, panels.items(), strict=True):
+        inks = ("one", "two", "three", "four", "wrong", "five")
+        for (name, parts), ink, marker in zip(series.items(), inks, "os^Dv<", strict=False):
+            shown = "dots" if "dots" in parts else "line"
+            for part, look in (("line", "-"), ("law", "--"), ("dots", marker)):
+                if part in parts:
+                    ax.plot(*parts[part], look, color=COLORS[ink], label=name if part == shown else None,
+                            markersize=4.5, linewidth=1.4, zorder=3 if part == "dots" else 2)  # fmt: skip
+        if floor is not None:
+            ax.axhline(floor, color="black", linewidth=0.8, linestyle=":")
+        ax.set(title=title, xlabel=xlabel, ylabel=label)
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
