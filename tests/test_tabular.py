@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from utils import widgets
 from utils.almanac import Almanac
 from utils.tabular import closed_form, gradient_flow, impossible_token_law, margin, tabular_learner
 
@@ -145,6 +146,15 @@ def test_the_table_of_a_real_finite_language_takes_seconds():
     assert time.process_time() - start < 20
     assert (table.log_partition > np.log(almanac.vocab_size) - 1e-4).all()  # K ≥ 0
     assert (table.kl > -1e-4).all()
+
+
+def test_the_training_time_slider_redraws_and_says_what_it_shows():
+    box = widgets.training_time(vocab_size=SIZE, supports=(1, 45))
+    picture, sentence = box.picture.value, box.sentence.value
+    box.controls["decade"].value = 6.0
+    rise = closed_form(1e6, SIZE, 1) - np.log(SIZE)
+    assert box.picture.value[:4] == b"\x89PNG" and box.picture.value != picture
+    assert box.sentence.value != sentence and f"{rise:.1f} nats (k = 1)" in box.sentence.value
 
 
 def network(tied):

@@ -14,7 +14,7 @@ import ipywidgets as w
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils import plots
+from utils import plots, tabular
 
 
 def explorer(draw: Callable[..., tuple[Figure, str]], **controls: w.ValueWidget) -> w.VBox:
@@ -156,3 +156,28 @@ def sentence_explorer(read: Callable, text: str, gauges) -> w.VBox:
         gauge=w.ToggleButtons(options=list(gauges)),
         sign=w.ToggleButtons(options=["s = f − V", "Δ = V − f"]),
     )
+
+
+def training_time(vocab_size: int = 50, supports=(1, 5, 25, 45)) -> w.VBox:
+    """Slide the training time of a table; watch `V` against `log p(c)` for even conditionals with `k` tokens.
+
+    Wraps `plots.against_log_p` and the exact `tabular.closed_form`, with the impossible-token law dashed.
+    """
+    log_p = np.linspace(-14, 0, 141)
+
+    def draw(decade: float):
+        tau = 10**decade * np.exp(log_p)
+        series = {}
+        for k in supports:
+            law, learned = tabular.impossible_token_law(np.full(k, 1 / k), tau, vocab_size), tau > 3 * k
+            series[f"k = {k}"] = {
+                "line": (log_p, tabular.closed_form(tau, vocab_size, k)),
+                "law": (log_p[learned], law[learned]),
+            }
+        rise = {name: parts["line"][1][-1] - math.log(vocab_size) for name, parts in series.items()}
+        said = f"t = 10^{decade:.3g}: the most frequent context stands above log |V| by " + ", ".join(
+            f"{value:.1f} nats ({name})" for name, value in rise.items()
+        )
+        return plots.against_log_p({f"t = 10^{decade:.2g}": series}, floor=math.log(vocab_size)), said
+
+    return explorer(draw, decade=knob(0, 8, 0.25, 4, "log10 t"))
