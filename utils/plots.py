@@ -326,10 +326,10 @@ def image_xray(picture, logits, classes, known, title: str = "") -> Figure:
 
 def token_dots(tokens, variants, ylabel: str = "spilled energy s (nats)", title: str = "") -> Figure:
     """The same tokens under several recipes: `variants` maps a name to one value per token (NaN: no mark)."""
-    fig, ax = figure(max(6.0, 0.72 * len(tokens) + 2.2), 3.2)
+    fig, ax = figure(max(6.0, 0.5 * len(tokens) + 2.2), 2.9)
     names = ("spilled", "one", "two", "three", "four", "wrong", "five")
     for (label, values), color, marker in zip(variants.items(), names, "osD^v<>", strict=False):
-        ax.plot(np.arange(len(tokens)), values, marker, color=COLORS[color], label=label, linestyle="-", linewidth=0.7)
+        ax.plot(np.arange(len(tokens)), values, marker, color=COLORS[color], label=label, linestyle="")
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xticks(np.arange(len(tokens)), [visible(token).strip() or "␣" for token in tokens])
     ax.set(ylabel=ylabel, title=title)
@@ -339,7 +339,7 @@ def token_dots(tokens, variants, ylabel: str = "spilled energy s (nats)", title:
 
 def banded_lines(panels, x, xlabel: str, ylabel: str = "nats") -> Figure:
     """Means with their intervals: `panels` maps a title to {series: (mean, low, high)}, each [len(x)]."""
-    fig, axes = figure(3.1 * len(panels) + 1.3, 3.0, 1, len(panels), squeeze=False)
+    fig, axes = figure(2.3 * len(panels) + 1.2, 2.6, 1, len(panels), squeeze=False)
     for ax, (title, series) in zip(axes[0], panels.items(), strict=True):
         for (label, (mean, low, high)), color, marker in zip(
             series.items(), ("one", "two", "three"), "osD", strict=False
@@ -347,6 +347,7 @@ def banded_lines(panels, x, xlabel: str, ylabel: str = "nats") -> Figure:
             ax.plot(x, mean, marker, color=COLORS[color], linestyle="-", label=label)
             ax.fill_between(x, low, high, color=COLORS[color], alpha=0.2, linewidth=0)
         ax.set(title=title, xlabel=xlabel)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel(ylabel)
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
@@ -354,7 +355,7 @@ def banded_lines(panels, x, xlabel: str, ylabel: str = "nats") -> Figure:
 
 def grouped_scatter(groups, xlabel: str, ylabel: str, title: str = "") -> Figure:
     """Clouds of points: `groups` maps a name to (x, y). Later groups lie on top."""
-    fig, ax = figure(6.6, 3.8)
+    fig, ax = figure(6.2, 3.4)
     for (label, (x, y)), color, marker in zip(groups.items(), ("one", "two", "three", "four"), "os^D", strict=False):
         ax.plot(x, y, marker, color=COLORS[color], markersize=4, alpha=0.6, linestyle="", label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
@@ -382,5 +383,41 @@ def against_log_p(panels, ylabel="V(c) (nats)", xlabel="log p(c) (nats)", floor:
         if floor is not None:
             ax.axhline(floor, color="black", linewidth=0.8, linestyle=":")
         ax.set(title=title, xlabel=xlabel, ylabel=label)
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def knob_panels(panels) -> Figure:
+    """What a knob moves and what it leaves alone: shares between 0 and 1 against the knob, a panel for each kind.
+
+    `panels[(title, xlabel, ylabel)]` maps the name of each line to (x, y). A dotted line marks one half.
+    """
+    fig, axes = figure(4.1 * len(panels), 3.6, columns=len(panels), squeeze=False)
+    for ax, ((title, xlabel, ylabel), lines) in zip(axes[0], panels.items(), strict=True):
+        inks, dashes = ("one", "wrong", "three", "four"), ("-", "--", "-.", (0, (1, 1)))
+        for (name, (x, y)), ink, dash in zip(lines.items(), inks, dashes, strict=False):
+            color = COLORS.get(name.split()[0], COLORS[ink])  # "right …" and "wrong …" keep their own
+            ax.plot(x, y, color=color, linestyle=dash, label=name, linewidth=1.8)
+        ax.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
+        ax.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
+        ax.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(-0.03, 1.03))
+        ax.legend(loc="best")
+    return fig
+
+
+def gauge_scatter(panels, surprise, wrong) -> Figure:
+    """Answers by surprise `−log p` (log axis) and total spill; `panels` maps a title to the spills in one gauge.
+
+    From panel to panel points may move up and down, by the gauge. They cannot move sideways.
+    """
+    wrong, surprise = np.asarray(wrong, bool), np.asarray(surprise, float)
+    fig, axes = figure(3.6 * len(panels) + 0.6, 3.4, columns=len(panels), squeeze=False, sharey=True)
+    for ax, (title, spills) in zip(axes[0], panels.items(), strict=True):
+        for mine, marker, name in ((~wrong, "o", "right"), (wrong, "^", "wrong")):
+            ax.scatter(surprise[mine], np.asarray(spills)[mine], s=26 if name == "wrong" else 11, marker=marker,
+                       color=COLORS[name], alpha=0.8, edgecolor="white", linewidth=0.3, label=name)  # fmt: skip
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(title=title, xscale="log", xlabel="surprise −log p(answer) (nats)")
+    axes[0, 0].set_ylabel("sum of spills (nats)")
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig

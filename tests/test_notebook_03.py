@@ -1,0 +1,52 @@
+"""Notebook 03 speaks for any GPT-2: its cells run unchanged on the real shape and vocabulary, with random weights."""
+
+import IPython.display
+import matplotlib
+import nbformat
+import pytest
+import torch
+from conftest import REAL_DATA, need
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+import utils.lm
+from utils import ROOT
+from utils.lm import LM
+
+FEWER = ("sample(60,", "sample(4,")  # countries: four are enough to run everything
+
+
+class Screen:
+    """Takes what a cell displays; live outputs can be updated."""
+
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, thing, **_):
+        self.shown.append(thing)
+        return self
+
+    update = __call__
+
+
+@pytest.fixture
+def random_gpt2():
+    folder = need(REAL_DATA / "models" / "gpt2-tokenizer")
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(initializer_range=0.05)).eval().requires_grad_(False)
+    return LM(model, AutoTokenizer.from_pretrained(folder), "random GPT-2", "folder", "random GPT-2")
+
+
+def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(random_gpt2, monkeypatch, capsys):
+    monkeypatch.setattr(utils.lm, "load_lm", lambda name: random_gpt2)
+    screen = Screen()
+    monkeypatch.setattr(IPython.display, "display", screen)
+    matplotlib.use("agg")
+    notebook = nbformat.read(ROOT / "notebooks" / "03_gpt2.ipynb", as_version=4)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"][1:]  # after the set-up cell
+    assert sum(FEWER[0] in source for source in sources) == 1
+    space = {"__name__": "__main__"}
+    for source in sources:
+        exec(compile(source.replace(*FEWER), "<cell>", "exec"), space)
+    out = capsys.readouterr().out
+    assert "✗" not in out and out.count("✓") >= 10
+    assert space["lm"].model.config.vocab_size == 50257 and len(screen.shown) > 8
