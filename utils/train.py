@@ -50,7 +50,6 @@ RECIPES = {
         for seed in (1, 2, 3)
     },
     "small-llama-zloss": Recipe("llama", width=96, layers=2, seed=1, steps=3000, z_loss=1e-2),
-    "small-gpt2-zloss": Recipe("gpt2", width=96, layers=2, seed=1, steps=3000, z_loss=1e-2),
 }
 
 
