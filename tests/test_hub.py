@@ -55,7 +55,7 @@ class Answer(BaseHTTPRequestHandler):
         self.server.log.append((self.command, path, self.headers["Range"]))
         if manner == "silent":
             time.sleep(30)
-        elif path.startswith("/api/models/"):
+        elif path.startswith(("/api/models/", "/api/datasets/")):
             self.describe(path, manner)
         elif "/resolve/" not in path:
             self.reply(404)

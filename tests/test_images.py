@@ -7,9 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import test_hub
 import torch
 from conftest import REAL_DATA, need
+from datasets import config
 from sklearn.metrics import roc_auc_score
+from test_hub import standin  # noqa: F401 (a fixture)
 
 from utils import DATA, detect, images, plots, train_images, widgets
 from utils.energy import log_partition, shift
@@ -225,7 +228,7 @@ def write_parquet(path, pixels, labels):
     for picture in pixels.permute(0, 2, 3, 1).numpy():
         file = BytesIO()
         Image.fromarray(picture).save(file, "PNG")
-        rows.append({"bytes": file.getvalue(), "path": None})
+        rows.append({"bytes": file.getvalue(), "path": "picture.png"})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"img": rows, "label": labels}), path)
 
@@ -247,6 +250,27 @@ def test_without_a_copy_the_bundled_course_asks_no_network(monkeypatch):
     monkeypatch.setattr(images, "from_hub", lambda split: pytest.fail("asked the hub"))
     read, line = images.load_cifar10("test")
     assert read is None and "not at hand" in line
+
+
+def test_the_hubs_copy_is_fetched_once_and_read_with_datasets(standin, monkeypatch, tmp_path):  # noqa: F811
+    """Against the stand-in hub of `test_hub.py`; the second time from the cache alone."""
+    write_parquet(tmp_path / "test.parquet", PICTURES, [3] * 24)
+    standin.files = {"plain_text/test-00000-of-00001.parquet": (tmp_path / "test.parquet").read_bytes()}
+    monkeypatch.setattr(images, "REVISION", test_hub.REVISION)  # the one the stand-in has
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    for _ in range(2):
+        read, line = images.from_hub("test")
+        assert torch.equal(read.pixels, PICTURES) and set(read.labels.tolist()) == {3}
+        assert line == f"CIFAR-10 test, uoft-cs/cifar10@{test_hub.REVISION[:7]}: 24 images"
+        assert len(standin.fetched("test-00000-of-00001.parquet")) == 1
+
+
+def test_a_hub_that_does_not_have_it_is_said_in_one_line(standin):  # noqa: F811
+    standin.manner = "missing"
+    assert images.from_hub("test") == (
+        None,
+        "CIFAR-10's images are not at hand (the hub has no such public repository)",
+    )
 
 
 def test_a_parquet_file_without_pictures_is_refused(tmp_path):

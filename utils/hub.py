@@ -1,4 +1,4 @@
-"""Fetching a model from the hub without ever hanging on it.
+"""Fetching a model or a data set from the hub without ever hanging on it.
 
 A download runs in a process of its own, because a process can be stopped at any moment, whatever it is
 waiting for. This side watches the bytes arrive on disk, draws the progress bar, and gives up on a hub that
@@ -20,23 +20,29 @@ from utils import ROOT
 
 PATIENCE = 6.0  # seconds that a silent or trickling hub may cost
 SLOW = 50_000  # bytes a second, over PATIENCE, below which a hub counts as unusable
-FILES = {"allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model"], "ignore_patterns": ["*/*"]}
+FILES = {  # what is fetched of a repository
+    "model": {"allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model"], "ignore_patterns": ["*/*"]},
+    "dataset": {"allow_patterns": ["*.parquet"]},
+}
 
 
-def cached(hub_id: str, revision: str | None) -> Path | None:
-    """The complete snapshot in the local cache, or None. Touches no network."""
+def cached(hub_id: str, revision: str | None, kind: str = "model") -> Path | None:
+    """The complete snapshot in the local cache, or None. Touches no network. `kind`, "model" or "dataset"."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, **FILES, local_files_only=True))
+        options = {"repo_type": kind, "revision": revision, **FILES[kind]}
+        folder = Path(snapshot_download(hub_id, **options, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if complete(folder) else None
+    return folder if complete(folder, kind) else None
 
 
-def complete(folder: Path) -> bool:
-    """Whether a snapshot has its configuration, a tokenizer and every shard of its weights."""
+def complete(folder: Path, kind: str = "model") -> bool:
+    """Whether a snapshot has a table, or its configuration, a tokenizer and every shard of its weights."""
+    if kind == "dataset":
+        return any(folder.rglob("*.parquet"))
     index = folder / "model.safetensors.index.json"
     weights = {"model.safetensors"}
     if index.is_file():
@@ -45,7 +51,7 @@ def complete(folder: Path) -> bool:
     return tokenizer and all((folder / name).is_file() for name in {"config.json", *weights})
 
 
-def download(hub_id: str, revision: str | None) -> tuple[Path | None, str]:
+def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Path | None, str]:
     """Fetch a snapshot from the hub with a progress bar; returns (folder or None, one line on why not).
 
     Costs under ten seconds when the hub is not reachable, silent, or slower than `SLOW`. An interrupt
@@ -55,10 +61,10 @@ def download(hub_id: str, revision: str | None) -> tuple[Path | None, str]:
 
     if constants.HF_HUB_OFFLINE:
         return None, "HF_HUB_OFFLINE is set"
-    storage = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
+    storage = Path(constants.HF_HUB_CACHE) / f"{kind}s--{hub_id.replace('/', '--')}"
     others = set(storage.rglob("*.incomplete"))
     fetching = subprocess.Popen(
-        [sys.executable, "-m", "utils.hub", hub_id, revision or "main"],
+        [sys.executable, "-m", "utils.hub", hub_id, revision or "main", kind],
         cwd=ROOT, env=os.environ | {"HF_HUB_DISABLE_XET": "1"}, text=True,  # plain HTTP can be watched
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -122,7 +128,7 @@ def _verdict(answered: bool) -> str:
 # ------------------------------------------------------------------------------- in the other process
 
 
-def fetch(hub_id: str, revision: str) -> None:
+def fetch(hub_id: str, revision: str, kind: str = "model") -> None:
     """Download a snapshot, and print what happens, one line each: asking, size N, folder PATH or error TEXT."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.utils import filter_repo_objects
@@ -130,14 +136,14 @@ def fetch(hub_id: str, revision: str) -> None:
     constants.DOWNLOAD_CHUNK_SIZE = 1 << 16  # the library's 10 MB would look like silence on a slow line
     print("asking", flush=True)
     try:
-        files = HfApi().model_info(hub_id, revision=revision, files_metadata=True).siblings
-        files = list(filter_repo_objects(files, **FILES, key=lambda file: file.rfilename))
-        if not any(file.rfilename.endswith(".safetensors") for file in files):
+        files = HfApi().repo_info(hub_id, repo_type=kind, revision=revision, files_metadata=True).siblings
+        files = list(filter_repo_objects(files, **FILES[kind], key=lambda file: file.rfilename))
+        if kind == "model" and not any(file.rfilename.endswith(".safetensors") for file in files):
             print("error the repository holds no safetensors weights", flush=True)
             return
         print("size", sum(file.size or 0 for file in files), flush=True)
-        folder = Path(snapshot_download(hub_id, revision=revision, **FILES))
-        if complete(folder):
+        folder = Path(snapshot_download(hub_id, repo_type=kind, revision=revision, **FILES[kind]))
+        if complete(folder, kind):
             print("folder", folder, flush=True)
         else:
             print("error the repository lacks a configuration, a tokenizer or some of its weights", flush=True)
