@@ -22,6 +22,7 @@ notebooks: .venv/installed  ## re-execute the notebooks and store their outputs
 
 train: .venv/installed  ## re-make every bundled model and recorded table (hours; resumable)
 	$(BIN)/python -m utils.train
+	SPILLED_ENERGY_MODELS=auto $(BIN)/python -m utils.train_images
 
 bench: .venv/installed  ## time and memory, side by side
 	$(BIN)/python tests/benchmarks/bench.py
