@@ -497,7 +497,7 @@ def stream(lm: LM, prompt: str, **options) -> Iterator[dict]:
     row comes one step after its token was chosen, and the last token costs a forward step that nothing is
     chosen from. Between steps only the model's own cache and the potentials of one position are kept.
     An EOS token is a row like any other, with its name as `token` and no characters of its own. Its Term 2
-    is what the model says *after* the end of a text, where many were never trained: pool with care.
+    is what the model says *after* the end of a text, where many models were never trained: pool with care.
     """
     return _stream(lm, Writer(lm, prompt, **options))
 
