@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 
 import ipywidgets as w
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 
 from utils import plots, tabular
+from utils.energy import terms_of
 
 
 def explorer(draw: Callable[..., tuple[Figure, str]], **controls: w.ValueWidget) -> w.VBox:
@@ -67,6 +70,43 @@ def superimposition_toggle(books: Mapping[str, object], tokens, lay_out: Callabl
         x=w.Dropdown(options=list(tokens), index=len(tokens) - 1),
         y=w.Dropdown(options=list(tokens), index=1),
     )
+
+
+def gauge_slider(potentials: Mapping[str, object], surprise, spilled, wrong) -> w.VBox:
+    """Turn `g = λ·h(c)` and watch the answers' spills move, and their probabilities stay (`plots.gauge_scatter`).
+
+    `potentials` maps a name to `h(first context) − h(last context)` of each answer; `surprise` is `−log p` and
+    `spilled` the sum of spills as trained, in nats; `wrong` holds the labels. All are arrays [n].
+    """
+    wrong, surprise, spilled = (np.asarray(values) for values in (wrong, surprise, spilled))
+
+    def draw(h: str, turn: float):
+        spills = spilled + turn * np.asarray(potentials[h])
+        spills = spills.round(9)  # in the joint gauge all are equal, up to rounding
+        said = (
+            f"g(c) = {turn:+.1f} × {h}: AUROC of s {roc_auc_score(wrong, spills):.2f}, "
+            f"of −log p {roc_auc_score(wrong, surprise):.2f}; no probability has moved."
+        )
+        return plots.gauge_scatter({f"g(c) = {turn:+.1f} × {h}": spills}, surprise, wrong), said
+
+    return explorer(draw, h=w.Dropdown(options=list(potentials)), turn=knob(-4, 4, 0.1, 0, "λ"))
+
+
+def three_term_explorer(tables: Mapping[str, pd.DataFrame]) -> w.VBox:
+    """Choose a text and a gauge `g = λ·m(c)`; see A, B and C of each token (`plots.three_term_bars`).
+
+    `tables` maps a name to rows of `lm.score`, each with a Term 1. At λ = −1 the logits are centred and C is 0.
+    """
+
+    def draw(text: str, turn: float):
+        likelihood, certainty, gauge = terms_of(tables[text])
+        gauge = (1 + turn) * gauge
+        sums = [float(values.sum()) for values in (likelihood, certainty, gauge)]
+        said = "Sums over the text: A {:+.2f}, B {:+.2f}, C {:+.2f}, s {:+.2f} nats.".format(*sums, sum(sums))
+        title = f"g(c) = {turn:+.1f} × m(c)"
+        return plots.three_term_bars(tables[text].token, likelihood, certainty, gauge, title), said
+
+    return explorer(draw, text=w.Dropdown(options=list(tables)), turn=knob(-4, 4, 0.1, 0, "λ"))
 
 
 def recorded_training(runs: Mapping[str, Mapping], log_p, k, rows) -> w.VBox:

@@ -1,0 +1,208 @@
+"""Widgets without a screen: every control is driven to its ends, and what should change does, and nothing else.
+
+The sentence explorer has a file of its own, `test_explorer.py`.
+"""
+
+import math
+
+import ipywidgets as w
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from utils import energy, plots, widgets
+
+TOKENS = ("sun", "rain", "snow")
+
+
+def ends(control) -> list:
+    """The values a user can push a control to: both ends of a slider, every option of a list."""
+    if isinstance(control, w.FloatSlider | w.IntSlider | w.SelectionSlider):
+        return [control.min, control.max]
+    options = control.options
+    return [value for _, value in options] if isinstance(options[0], tuple) else list(options)
+
+
+def drive(box):
+    """Push every control to every end, with the others where they were, and yield (name, value, picture, sentence)."""
+    for name, control in box.controls.items():
+        at_first = control.value
+        for value in ends(control):
+            control.value = value
+            yield name, value, bytes(box.picture.value), box.sentence.value
+        control.value = at_first
+
+
+def drawn(box) -> bytes:
+    assert bytes(box.picture.value).startswith(b"\x89PNG")
+    return bytes(box.picture.value)
+
+
+# ------------------------------------------------------------------------------------------------ the explorer
+
+
+def test_an_explorer_redraws_with_the_values_of_its_controls():
+    seen = []
+
+    def draw(a, b):
+        seen.append((a, b))
+        fig, ax = plots.figure()
+        ax.plot([0, a], [0, b])
+        return fig, f"a is {a} & b is {b}"
+
+    box = widgets.explorer(draw, a=widgets.knob(0, 2, 1, 1), b=w.Dropdown(options=[3, 4]))
+    assert box.sentence.value == "a is 1.0 &amp; b is 3"  # escaped: sentences may hold a reader's own text
+    first = drawn(box)
+    box.controls["a"].value = 2
+    box.controls["b"].value = 4
+    assert seen == [(1, 3), (2, 3), (2, 4)]
+    assert drawn(box) != first and box.sentence.value.startswith("a is 2.0")
+
+
+def test_an_error_while_drawing_is_not_swallowed():
+    def draw(a):
+        if a > 1:
+            raise RuntimeError("broken plot")
+        return plots.figure()[0], ""
+
+    box = widgets.explorer(draw, a=widgets.knob(0, 2, 1, 0))
+    with pytest.raises(RuntimeError, match="broken plot"):
+        box.controls["a"].value = 2
+
+
+def test_controls_are_named_for_the_eye():
+    box = widgets.explorer(lambda a: (plots.figure()[0], ""), a=widgets.knob(0, 1, 1))
+    assert box.controls["a"].description == "a"
+
+
+# ------------------------------------------------------------------------------------------ superimposition (01)
+
+JOINT = {(c, x): 1 / 9 for c in TOKENS for x in TOKENS}
+BOOKS = {"global": lambda c, x: 5.0, "local": lambda c, x: 5.0 + 3 * TOKENS.index(x)}
+
+
+def lay_out(book, c, x, y):
+    """Uniform tokens; the constant of the second factor is the book's business."""
+    joint = np.log([1 / 3, 1 / 9, 1 / 9, 1 / 27])
+    conditional = np.log([1, 1 / 3, 1, 1 / 3])
+    first, second = math.log(5.0), math.log(book(c, x))
+    return np.add(joint, [first, first, second, second]), joint, conditional
+
+
+def test_every_book_and_token_can_be_laid_over_both_decompositions():
+    box = widgets.superimposition_toggle(BOOKS, TOKENS, lay_out)
+    drawn(box)
+    pictures = {}
+    for name, _, picture, sentence in drive(box):
+        assert picture.startswith(b"\x89PNG") and "nats" in sentence
+        pictures.setdefault(name, []).append(picture)
+    assert len(set(pictures["book"])) == len(BOOKS)  # the toggle changes the figure
+
+
+def test_the_sentence_gives_both_constants_and_the_spill_between_them():
+    box = widgets.superimposition_toggle(BOOKS, TOKENS, lay_out)
+    box.controls["book"].value = "global"
+    assert "5 before snow and 5 after" in box.sentence.value and "+0.00 nats" in box.sentence.value
+    box.controls["book"].value = "local"
+    assert "5 before snow and 11 after" in box.sentence.value
+    assert f"{math.log(5 / 11):+.2f} nats" in box.sentence.value
+    box.controls["x"].value = "sun"
+    assert "5 before sun and 5 after" in box.sentence.value
+
+
+# ------------------------------------------------------------------------------------------- gauge slider (02)
+
+
+@pytest.fixture
+def answers():
+    """Forty answers; wrong ones are surprising, and as trained their spills are higher too."""
+    rng = np.random.default_rng(0)
+    wrong = np.arange(40) < 10
+    surprise = np.exp(rng.normal(size=40) - 4 + 3 * wrong)
+    return {"h": {"helps": 3.0 * wrong, "same": np.ones(40)}, "surprise": surprise, "wrong": wrong,
+            "spilled": rng.normal(size=40) + 0.5 * wrong}  # fmt: skip
+
+
+def gauge_slider(a):
+    return widgets.gauge_slider(a["h"], a["surprise"], a["spilled"], a["wrong"])
+
+
+def test_the_gauge_slider_reaches_both_ends_of_the_auroc(answers):
+    box = gauge_slider(answers)
+    box.controls["turn"].value = box.controls["turn"].max
+    assert "AUROC of s 1.00" in box.sentence.value
+    box.controls["turn"].value = box.controls["turn"].min
+    assert "AUROC of s 0.00" in box.sentence.value
+
+
+def test_the_gauge_slider_never_moves_the_auroc_of_log_probability(answers):
+    box = gauge_slider(answers)
+    said = {sentence.split("of −log p ")[1] for _, _, _, sentence in drive(box)}
+    assert len(said) == 1
+
+
+def test_a_constant_gauge_moves_dots_but_no_auroc(answers):
+    box = gauge_slider(answers)
+    as_trained = box.sentence.value.split("AUROC of s ")[1]
+    box.controls["h"].value = "same"
+    before = drawn(box)
+    box.controls["turn"].value = 3.0
+    assert box.sentence.value.split("AUROC of s ")[1] == as_trained and drawn(box) != before
+
+
+# ------------------------------------------------------------------------------------- three-term explorer (02)
+
+
+@pytest.fixture
+def tables():
+    def table(seed):
+        f = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+        e = energy.token_energies(f, torch.arange(5))
+        return pd.DataFrame({name: values[1:].numpy() for name, values in e._asdict().items()}).assign(
+            token=list("abcd")
+        )
+
+    return {"first": table(1), "second": table(2)}
+
+
+def numbers(sentence) -> list[float]:
+    return [float(word.strip(",")) for word in sentence.split() if word.strip(",")[0] in "+-"]
+
+
+def test_the_three_term_explorer_moves_c_and_s_and_leaves_a_and_b(tables):
+    box = widgets.three_term_explorer(tables)
+    box.controls["text"].value = "first"
+    table = tables["first"]
+    a, b, c, s = numbers(box.sentence.value)
+    assert s == pytest.approx(table.spilled.sum(), abs=0.006)
+    for turn in (box.controls["turn"].min, -1.0, box.controls["turn"].max):
+        box.controls["turn"].value = turn
+        a2, b2, c2, s2 = numbers(box.sentence.value)
+        assert (a2, b2) == (a, b)
+        assert c2 == pytest.approx((1 + turn) * c, abs=0.05) and s2 == pytest.approx(a + b + c2, abs=0.02)
+
+
+def test_at_minus_one_the_logits_are_centred_and_c_is_gone(tables):
+    box = widgets.three_term_explorer(tables)
+    box.controls["turn"].value = -1.0
+    assert numbers(box.sentence.value)[2] == 0.0
+
+
+def test_another_text_is_another_picture(tables):
+    box = widgets.three_term_explorer(tables)
+    first = drawn(box)
+    box.controls["text"].value = "second"
+    assert drawn(box) != first
+
+
+# -------------------------------------------------------------------------------------------------- all of them
+
+
+def test_only_widgets_knows_of_ipywidgets():
+    from utils import ROOT
+
+    users = [
+        path.name for path in (ROOT / "utils").glob("*.py") if "import ipywidgets" in path.read_text(encoding="utf-8")
+    ]
+    assert users == ["widgets.py"]
