@@ -182,8 +182,8 @@ def auroc(score, wrong, clusters, strata=None, resamples: int = RESAMPLES, seed:
     if value in (0.0, 1.0):
         bound = (0.5 - LEVEL / 2) ** (1 / (plan.freedom + 1))
         return plan.estimate(value, *((bound, 1.0) if value == 1 else (0.0, 1 - bound)))
-    half_a_pair = 0.5 / (plan.wrong.sum() * (~plan.wrong).sum())  # keeps a draw's logit finite
-    spread = np.nanstd(logit(np.clip(draws, half_a_pair, 1 - half_a_pair)))
+    edge = min(value, 1 - value) / 8  # a draw nearer to 0 or 1 than this has no finite, or no useful, logit
+    spread = np.nanstd(logit(np.clip(draws, edge, 1 - edge)))
     reach = student.ppf(0.5 + LEVEL / 2, plan.freedom) * spread
     return plan.estimate(value, expit(logit(value) - reach), expit(logit(value) + reach))
 
