@@ -254,7 +254,7 @@ def main() -> None:
     tensors |= {f"training/{step}/{name}": logits for step, sets_ in log.items() for name, logits in sets_.items()}
     tensors |= against_copies(model, read_parquet(arguments.lossless, name="jpeg_path"), images, held_out)
     known = {name: {"pixels": what, "sha256 of pixels": fingerprint(pixels)} for name, (pixels, what) in sets.items()}
-    classes = {name: images.classes for name, images in others.items()}
+    classes = {name: unknown.classes for name, unknown in others.items()}
     write_record(tensors, {"model": NAME, "sets": known, "classes": classes})
     export(model, recipe, {"trained on": images.source, **measured})
 
