@@ -103,9 +103,6 @@ def resampled(x, y, group, cluster, resamples: int, seed: int) -> np.ndarray:
     np.add.at(xx, cluster, design[:, :, None] * design[:, None, :])
     np.add.at(xy, cluster, design[:, :, None] * y[:, None, :])
     rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(resamples):
-        weight = np.bincount(rng.integers(count, size=count), minlength=count).astype(float)
-        inverse = np.linalg.pinv(np.tensordot(weight, xx, 1), hermitian=True)  # a group may be missing from a draw
-        draws.append((inverse @ np.tensordot(weight, xy, 1))[: x.shape[1]])
-    return np.stack(draws)
+    weight = np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(resamples)])
+    inverse = np.linalg.pinv(np.tensordot(weight, xx, 1), hermitian=True)  # a group may be missing from a draw
+    return (inverse @ np.tensordot(weight, xy, 1))[:, : x.shape[1]]
