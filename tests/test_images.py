@@ -150,6 +150,9 @@ def test_clear_errors():
         images.classify(torch.nn.Identity(), PICTURES.float())
     with pytest.raises(ValueError, match="kind must be one of"):
         images.make_garbage("static", PICTURES)
+    for known, unknown in (([1.0], []), ([], [1.0]), ([1.0], [float("nan")])):
+        with pytest.raises(ValueError, match="separation needs known and unknown"):
+            images.separation(known, unknown)
     with pytest.raises(ValueError, match="must divide"):
         images.shuffle_blocks(PICTURES, RNG, blocks=5)
     with pytest.raises(ValueError, match="three colour channels"):
@@ -360,12 +363,9 @@ def test_the_widget_redraws_for_every_control(digits):
     _, unseen = digits
     network = images.train_digits(unseen, steps=20)
 
-    def corrupt(pixels, kind, amount):
-        return images.blend(pixels, images.make_garbage(kind, pixels), amount)
-
     usual = log_partition(images.classify(network, unseen.pixels)).numpy()
     kinds = ["uniform noise", "inverted"]
-    box = widgets.image_corrupter(unseen, lambda x: images.classify(network, x), corrupt, kinds, usual)
+    box = widgets.image_corrupter(unseen, lambda x: images.classify(network, x), images.corrupt, kinds, usual)
     seen = [box.picture.value]
     for control, value in (("amount", 0.7), ("kind", "inverted"), ("picture", 3)):
         box.controls[control].value = value
@@ -383,6 +383,7 @@ def test_figures_of_images_draw(digits):
         plots.ridges({"a": known, "b": known + 1}, "a", "V (nats)"),
         plots.interval_dots(rows, "AUROC"),
         plots.contour_panels({"one": grid}, np.arange(9), np.arange(9), grid[:, :2], np.arange(9) % 3),
+        plots.along_training([0, 1], {"a": [1, 2], "b": [2, 3]}, {"b": [(0.5, 0.4, 0.6)] * 2}, "V (nats)", "AUROC"),
         plots.image_xray(digits[0].pixels[0, 0].numpy(), torch.randn(10), digits[0].classes, known),
     ):
         figure.canvas.draw()

@@ -242,6 +242,11 @@ def blend(pixels: Tensor, others: Tensor, amount: float) -> Tensor:
     return to_bytes((1 - amount) * pixels.float() + amount * others.float())
 
 
+def corrupt(pixels: Tensor, kind: str, amount: float, seed: int = 0) -> Tensor:
+    """Pictures part of the way to one kind of garbage: `amount` from 0 (as they are) to 1."""
+    return blend(pixels, make_garbage(kind, pixels, seed), amount)
+
+
 def to_bytes(values: Tensor) -> Tensor:
     """Real values as uint8, rounded and clipped to 0 … 255."""
     return values.round().clamp(0, 255).to(torch.uint8)
@@ -339,9 +344,11 @@ def separation(known, unknown, resamples: int = 400) -> Separation:
     find 95 % of the unknown and count the known that are flagged, as `detect.fpr95` does; the numbers differ.)
     Same AUROC as `detect.auroc`, by one sort instead of all pairs, for tens of thousands of pictures. The
     intervals hold the middle 95 % of bootstrap draws. Pictures are drawn in 200 groups; garbage and the test
-    image it was made of share their place in their sets, and so their group.
+    image it was made of share their place in their sets, and so their group. ValueError on NaN or no pictures.
     """
     score = np.concatenate([known, unknown])
+    if not len(known) or not len(unknown) or np.isnan(score).any():
+        raise ValueError("separation needs known and unknown pictures, and a score without NaN for each")
     group = np.concatenate([np.arange(len(known)), np.arange(len(unknown))]) % 200
     order = np.argsort(score, kind="stable")
     new = (order >= len(known)).astype(float)

@@ -282,6 +282,24 @@ def interval_dots(rows, xlabel: str, middle: float | None = 0.5, title: str = ""
     return fig
 
 
+def along_training(steps, lines, estimates, left_label: str, right_label: str) -> Figure:
+    """Left, `lines` (name → one value a step); right, `estimates` (name → one (value, low, high, …) a step)."""
+    fig, (left, right) = figure(8.6, 2.9, columns=2, sharex=True)
+    palette = (COLORS[c] for c in ("one", "five", "three", "two", "four", "wrong"))
+    inks = dict(zip(lines, palette, strict=False))
+    for name, values in lines.items():
+        left.plot(steps, values, "o-", color=inks[name], label=name)
+    for name, row in estimates.items():
+        value, low, high = np.array([estimate[:3] for estimate in row]).T
+        right.plot(steps, value, "o-", color=inks[name])
+        right.fill_between(steps, low, high, color=inks[name], alpha=0.2)
+    right.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+    left.set(ylabel=left_label, xlabel="training step", xscale="symlog", xlim=(0, 1.4 * steps[-1]))
+    right.set(ylabel=right_label, xlabel="training step")
+    fig.legend(loc="outside right center")
+    return fig
+
+
 def contour_panels(panels, x, y, points, labels, depth: float = 40.0) -> Figure:
     """Functions of the plane side by side, as contours below each one's maximum, over a cloud of points.
 
@@ -370,7 +388,8 @@ def against_log_p(panels, ylabel="V(c) (nats)", xlabel="log p(c) (nats)", floor:
     `floor` draws a dotted line, at `log |V|`. One name in `ylabel` serves all panels; a list gives each its own.
     """
     own = not isinstance(ylabel, str)
-    fig, axes = figure(3.1 * len(panels) + 1.9, 3.7, columns=len(panels), squeeze=False, sharey=not own)
+    width = min(7.6, 2.7 * len(panels))
+    fig, axes = figure(width + 1.5, 3.0, columns=len(panels), squeeze=False, sharey=not own)
     labels = ylabel if own else [ylabel] + [""] * (len(panels) - 1)
     for ax, label, (title, series) in zip(axes[0], labels, panels.items(), strict=True):
         inks = ("one", "two", "three", "four", "wrong", "five")
@@ -420,4 +439,29 @@ def gauge_scatter(panels, surprise, wrong) -> Figure:
         ax.set(title=title, xscale="log", xlabel="surprise −log p(answer) (nats)")
     axes[0, 0].set_ylabel("sum of spills (nats)")
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def forest(panels, title: str = "") -> Figure:
+    """Forest plots side by side over the same rows: `panels` maps an axis label to (reference, rows).
+
+    `rows` maps a row's name to {series: (value, low, high, …)}; the dotted line is the panel's reference.
+    """
+    names = list(next(iter(panels.values()))[1])
+    fig, axes = figure(4.2 * len(panels) + 1.6, 0.4 * len(names) + 1.3, columns=len(panels), squeeze=False, sharey=True)
+    for ax, (xlabel, (reference, rows)) in zip(axes[0], panels.items(), strict=True):
+        series = list(dict.fromkeys(s for estimates in rows.values() for s in estimates))
+        for i, name in enumerate(series):
+            mine = [(y + 0.26 * (i - (len(series) - 1) / 2), *rows[row][name][:3])
+                    for y, row in enumerate(names) if name in rows[row]]  # fmt: skip
+            place, value, low, high = np.array(mine).T
+            ink = COLORS[("one", "wrong", "three")[i]]
+            ax.hlines(place, low, high, color=ink, linewidth=1.8)
+            ax.plot(value, place, "osD"[i], color=ink, markersize=5, label=name)
+        ax.axvline(reference, color="black", linewidth=0.8, linestyle=":")
+        ax.set(xlabel=xlabel)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set(ylim=(len(names) - 0.5, -0.5), title=title)
+    if len(series) > 1:
+        axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
