@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from utils import DATA
-from utils.almanac import Almanac
+from utils.almanac import VOCAB_SIZE, Almanac
 
 
 def contexts(almanac: Almanac) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def recorded(name: str) -> dict[str, np.ndarray]:
         run = {key: stored[key].astype(float) for key in stored.files if key != "steps"}
         run["steps"] = stored["steps"]
     run["V"], run["m"], run["m_live"] = (run.pop(f"{c}") for c in ("log_partition", "mean_logit", "mean_logit_live"))
-    run["K"] = run["V"] - run["m"] - np.log(Almanac().vocab_size)
+    run["K"] = run["V"] - run["m"] - np.log(VOCAB_SIZE)
     return run
 
 
