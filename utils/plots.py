@@ -388,8 +388,8 @@ def against_log_p(panels, ylabel="V(c) (nats)", xlabel="log p(c) (nats)", floor:
     `floor` draws a dotted line, at `log |V|`. One name in `ylabel` serves all panels; a list gives each its own.
     """
     own = not isinstance(ylabel, str)
-    width = min(7.6, 2.7 * len(panels))
-    fig, axes = figure(width + 1.5, 3.0, columns=len(panels), squeeze=False, sharey=not own)
+    width = min(7.2, 2.7 * len(panels))
+    fig, axes = figure(width + 1.4, 2.8, columns=len(panels), squeeze=False, sharey=not own)
     labels = ylabel if own else [ylabel] + [""] * (len(panels) - 1)
     for ax, label, (title, series) in zip(axes[0], labels, panels.items(), strict=True):
         inks = ("one", "two", "three", "four", "wrong", "five")
