@@ -211,7 +211,7 @@ def center(logits: Tensor) -> Tensor:
 
 def to_conditional(logits: Tensor) -> Tensor:
     """The conditional gauge, `f = log p(· | c)`: `V(c) = 0`, and a spill is a log-probability."""
-    f = as_finite(logits)  # torch's own float32 log_softmax is off by 2e-5 at 50,000 tokens
+    f = as_finite(logits)  # torch's float32 log_softmax can be off by 2e-5 at 50,000 tokens
     return f - f.logsumexp(-1, keepdim=True)
 
 
