@@ -9,6 +9,7 @@ permuted is always the whole cluster (a subject, a sum).
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -104,12 +105,12 @@ class Design(NamedTuple):
         wrong = int(self.wrong.sum())
         return Estimate(float(value), float(low), float(high), wrong, len(self.wrong) - wrong, self.clusters)
 
-    def weights(self, resamples: int, seed: int) -> np.ndarray:
-        """How often each cluster occurs in each bootstrap draw, [resamples, clusters]."""
-        draw = np.random.default_rng(seed).multinomial(
-            self.clusters, np.full(self.clusters, 1 / self.clusters), resamples
-        )
-        return draw.astype(float)
+
+@lru_cache(maxsize=4)  # many scores of the same answers share their draws
+def draw_clusters(clusters: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each cluster occurs in each bootstrap draw, [resamples, clusters]."""
+    even = np.full(clusters, 1 / clusters)
+    return np.random.default_rng(seed).multinomial(clusters, even, resamples).astype(float)
 
 
 def design(scores, wrong, clusters) -> tuple[np.ndarray, Design]:
@@ -162,7 +163,7 @@ def bootstrap_auroc(scores, wrong, clusters, strata=None, resamples: int = RESAM
     wins, pairs = count_wins(scores, plan, strata)
     if pairs.sum() == 0:
         raise ValueError("no stratum holds both a right and a wrong answer; use fewer strata")
-    w = plan.weights(resamples, seed)
+    w = draw_clusters(plan.clusters, resamples, seed)
     total = ((w @ pairs) * w).sum(1)
     with np.errstate(invalid="ignore"):
         draws = np.stack([((w @ win) * w).sum(1) / total for win in wins], axis=1)
@@ -221,7 +222,7 @@ def fpr95(score, wrong, clusters, resamples: int = RESAMPLES, seed: int = 0) -> 
         with np.errstate(invalid="ignore"):
             return np.take_along_axis(flagged, enough.argmax(1)[:, None], 1)[:, 0] / flagged[:, -1]
 
-    draws = rate(plan.weights(resamples, seed))
+    draws = rate(draw_clusters(plan.clusters, resamples, seed))
     low, high = np.nanquantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return plan.estimate(rate(np.ones((1, plan.clusters)))[0], low, high)
 
@@ -230,7 +231,7 @@ def mean_difference(values, wrong, clusters, resamples: int = RESAMPLES, seed: i
     """Mean of paired differences [n] (of log-losses, say) over answers, with a cluster-bootstrap t interval."""
     values, plan = design(values, wrong, clusters)
     sums, sizes = (np.bincount(plan.cluster, x, plan.clusters) for x in (values[:, 0], np.ones(len(values))))
-    w = plan.weights(resamples, seed)
+    w = draw_clusters(plan.clusters, resamples, seed)
     reach = student.ppf(0.5 + LEVEL / 2, plan.freedom) * ((w @ sums) / (w @ sizes)).std()
     value = values.mean()
     return plan.estimate(value, value - reach, value + reach)

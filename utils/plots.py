@@ -388,8 +388,8 @@ def against_log_p(panels, ylabel="V(c) (nats)", xlabel="log p(c) (nats)", floor:
     `floor` draws a dotted line, at `log |V|`. One name in `ylabel` serves all panels; a list gives each its own.
     """
     own = not isinstance(ylabel, str)
-    width = min(7.2, 2.7 * len(panels))
-    fig, axes = figure(width + 1.4, 2.8, columns=len(panels), squeeze=False, sharey=not own)
+    width = min(6.9, 2.7 * len(panels))
+    fig, axes = figure(width + 1.3, 2.7, columns=len(panels), squeeze=False, sharey=not own)
     labels = ylabel if own else [ylabel] + [""] * (len(panels) - 1)
     for ax, label, (title, series) in zip(axes[0], labels, panels.items(), strict=True):
         inks = ("one", "two", "three", "four", "wrong", "five")
@@ -398,7 +398,7 @@ def against_log_p(panels, ylabel="V(c) (nats)", xlabel="log p(c) (nats)", floor:
             for part, look in (("line", "-"), ("law", "--"), ("dots", marker)):
                 if part in parts:
                     ax.plot(*parts[part], look, color=COLORS[ink], label=name if part == shown else None,
-                            markersize=4.5, linewidth=1.4, zorder=3 if part == "dots" else 2)  # fmt: skip
+                            markersize=4, linewidth=1.4, zorder=3 if part == "dots" else 2)  # fmt: skip
         if floor is not None:
             ax.axhline(floor, color="black", linewidth=0.8, linestyle=":")
         ax.set(title=title, xlabel=xlabel, ylabel=label)
