@@ -15,8 +15,8 @@ def execute(path: Path) -> None:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", record_timing=False, store_widget_state=False, coalesce_streams=True,
-        resources={"metadata": {"path": str(path.parent)}},
+        notebook, timeout=300, kernel_name="python3", record_timing=False, store_widget_state=False,
+        coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}},
     )  # fmt: skip
     client.execute()
     notebook.metadata = {
