@@ -99,7 +99,8 @@ def test_every_energy_agrees_with_a_plain_float64_computation(text):
         "log_partition_before": v[:-1],
     }
     for name, value in expected.items():
-        assert_close(getattr(got, name)[1:], value, tolerance(f))
+        # The reference is itself a float64 sum of |V| terms, good to some tens of roundings.
+        assert_close(getattr(got, name)[1:], value, tolerance(f) + 64 * 2.2e-16 * float(value.abs().max()))
 
 
 @RANDOM
