@@ -448,14 +448,22 @@ def forest(panels, title: str = "") -> Figure:
     `rows` maps a row's name to {series: (value, low, high, …)}; the dotted line is the panel's reference.
     """
     names = list(next(iter(panels.values()))[1])
-    fig, axes = figure(4.2 * len(panels) + 1.6, 0.4 * len(names) + 1.3, columns=len(panels), squeeze=False, sharey=True)
+    one_scale = len({reference for reference, _ in panels.values()}) == 1
+    fig, axes = figure(
+        4.2 * len(panels) + 1.6,
+        0.4 * len(names) + 1.3,
+        columns=len(panels),
+        squeeze=False,
+        sharey=True,
+        sharex=one_scale,
+    )
     for ax, (xlabel, (reference, rows)) in zip(axes[0], panels.items(), strict=True):
         series = list(dict.fromkeys(s for estimates in rows.values() for s in estimates))
         for i, name in enumerate(series):
             mine = [(y + 0.26 * (i - (len(series) - 1) / 2), *rows[row][name][:3])
                     for y, row in enumerate(names) if name in rows[row]]  # fmt: skip
             place, value, low, high = np.array(mine).T
-            ink = COLORS[("one", "wrong", "three")[i]]
+            ink = COLORS[("one", "two", "three")[i]]
             ax.hlines(place, low, high, color=ink, linewidth=1.8)
             ax.plot(value, place, "osD"[i], color=ink, markersize=5, label=name)
         ax.axvline(reference, color="black", linewidth=0.8, linestyle=":")
