@@ -138,6 +138,15 @@ def test_a_score_compared_with_itself_makes_no_difference():
     assert detect.auroc_difference(scores[:, 0], np.exp(scores[:, 0]), wrong, cluster)[:3] == (0, 0, 0)
 
 
+def test_comparing_columns_gives_the_single_results():
+    scores, wrong, cluster = answers(np.random.default_rng(11), true=(0.9, 0.7))
+    frame = pd.DataFrame(scores, columns=["a", "b"])
+    assert detect.compare(frame, wrong, cluster)["b"] == detect.auroc(scores[:, 1], wrong, cluster)
+    difference = detect.compare(frame, wrong, cluster, baseline="b")
+    assert difference["a"] == detect.auroc_difference(*scores.T, wrong, cluster)
+    assert difference["b"].value == 0
+
+
 def test_infinite_oracle_scores_are_ranked():
     assert detect.auroc([np.inf, np.inf, 0, -1], [1, 1, 0, 0], [0, 1, 2, 3]).value == 1
 

@@ -203,6 +203,14 @@ def auroc_difference(
     return plan.estimate(value, value - reach, value + reach)
 
 
+def compare(scores: pd.DataFrame, wrong, clusters, baseline: str | None = None, strata=None) -> pd.Series:
+    """The `auroc` of every column, or its `auroc_difference` to the column `baseline`: a Series of Estimates."""
+    if baseline is None:
+        return pd.Series({name: auroc(scores[name], wrong, clusters, strata) for name in scores})
+    against = scores[baseline]
+    return pd.Series({name: auroc_difference(scores[name], against, wrong, clusters, strata) for name in scores})
+
+
 def fpr95(score, wrong, clusters, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The share of right answers that are flagged when the threshold finds 95 % of the wrong ones; lower is better.
 
