@@ -10,6 +10,7 @@ https://vaishnavh.github.io/blog/joint-or-conditional.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -96,6 +97,27 @@ def potentials(logits: Tensor) -> Potentials:
         self_certainty=(log_z - mean_below - math.log(f.shape[-1])).clamp_min(0),
         entropy=(log_z - expected_below).clamp_min(0),
         max_logprob=-log_z,
+    )
+
+
+def combine(pieces: Sequence[Potentials], sizes: Sequence[int]) -> Potentials:
+    """Potentials of a whole vocabulary from those of its pieces: `V = log Σ_b exp V_b`.
+
+    To draw a token is to draw a piece `b`, with probability `w_b = exp(V_b − V)`, and then a token in it. So
+    `m` is the mean of the `m_b`, weighted by the pieces' sizes, and `H = Σ_b w_b (H_b − log w_b)`.
+    Args: `pieces`, each with fields [...] from `potentials` of its own logits [..., size]; their `sizes`.
+    """
+    part = Potentials(*map(torch.stack, zip(*pieces, strict=True)))  # fields [pieces, ...]
+    log_z = part.log_partition.logsumexp(0)
+    log_w = part.log_partition - log_z
+    share = torch.tensor(sizes, dtype=torch.float64, device=log_z.device) / sum(sizes)
+    mean = torch.tensordot(share, part.mean_logit, 1)
+    return Potentials(
+        log_partition=log_z,
+        mean_logit=mean,
+        self_certainty=(log_z - mean - math.log(sum(sizes))).clamp_min(0),
+        entropy=(log_w.exp() * (part.entropy - log_w)).sum(0),
+        max_logprob=(part.max_logprob + log_w).amax(0),
     )
 
 

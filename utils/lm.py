@@ -2,13 +2,14 @@
 
 `load_lm` → `score` → a tidy table with one row per token. The numbers come from `utils.energy`; this module
 only brings models and text to it. `[B, T, |V|]` logits are never held in memory: the output head is applied
-to a few positions at a time.
+to a few positions, and a piece of the vocabulary, at a time.
 """
 
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from tqdm.auto import tqdm
 from transformers import (
     LogitsProcessor,
@@ -28,7 +30,7 @@ from transformers import (
 )
 
 from utils import DATA
-from utils.energy import Potentials, TokenEnergies, align, potentials
+from utils.energy import Potentials, TokenEnergies, align, combine, potentials
 from utils.hub import cached, download
 
 MODELS = DATA / "models"
@@ -38,8 +40,8 @@ PINNED = {
     "llama": ("HuggingFaceTB/SmolLM2-135M", "93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "almanac-llama"),
 }
 SOURCES = ("auto", "hub", "cache", "bundled")
-CHUNK_BYTES = 40_000_000  # logits held at once
-BLOCK_BYTES = 2_000_000  # logits reduced at once, small enough for the processor's cache
+LOGITS_HELD = {"cpu": 2**20, "accelerator": 2**26}  # logits held at once: 4 MB stay in a processor's cache
+VOCABULARY_PIECE = {"cpu": 1024, "accelerator": 2**20}  # tokens whose logits are computed together
 
 
 # ---------------------------------------------------------------------------------------------- loading
@@ -151,41 +153,75 @@ def _open(folder: Path, name: str, source: str, origin: str) -> LM:
 # ---------------------------------------------------------------------------------------------- scoring
 
 
-def output_head(model) -> Callable[[Tensor], Tensor]:
-    """The map from hidden states [..., D] to logits [..., |V|], with the model's own scaling and soft cap."""
-    linear = model.get_output_embeddings()
-    if linear is None:
+@dataclass(frozen=True)
+class Head:
+    """The map from hidden states [..., D] to logits [..., |V|], or to the logits of some of the tokens."""
+
+    weight: Tensor  # [|V|, D]
+    bias: Tensor | None
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, hidden: Tensor, tokens: slice = slice(None)) -> Tensor:
+        logits = linear(hidden, self.weight[tokens], None if self.bias is None else self.bias[tokens])
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
+
+
+VERIFIED: weakref.WeakSet = weakref.WeakSet()  # models whose head has been compared with their own logits
+
+
+@torch.no_grad()
+def output_head(model) -> Head:
+    """The output head of a causal language model, with its bias, scaling and soft cap.
+
+    The first time it is asked for, the head is tried on two tokens against the model's own logits. Raises
+    ValueError if the model has no head, or does something else to its logits than this course knows of.
+    """
+    layer, config = model.get_output_embeddings(), model.config.get_text_config()
+    if getattr(layer, "weight", None) is None:
         raise ValueError(f"{type(model).__name__} has no output head; load it as a causal language model")
-    config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
     scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma-2
-
-    def head(hidden: Tensor) -> Tensor:
-        logits = linear(hidden)
-        if scale != 1.0:
-            logits = logits * scale
-        return cap * torch.tanh(logits / cap) if cap else logits
-
+    head = Head(layer.weight, getattr(layer, "bias", None), scale, cap)
+    if model not in VERIFIED:
+        ids = torch.tensor([[0, 1]], device=layer.weight.device)
+        options = {"attention_mask": torch.ones_like(ids), "use_cache": False}
+        own, ours = model(ids, **options).logits, head(model.base_model(ids, **options).last_hidden_state)
+        atol = 32 * torch.finfo(own.dtype).eps * max(1.0, own.abs().max().item())
+        if own.shape != ours.shape or not torch.allclose(own, ours.to(own.dtype), rtol=0, atol=atol, equal_nan=True):
+            raise ValueError(
+                f"{type(model).__name__} does more to its logits than weight, bias, scaling and soft cap: "
+                "use energy.token_energies(model(ids).logits, ids) instead"
+            )
+        VERIFIED.add(model)
     return head
 
 
-def read_hidden(head: Callable, hidden: Tensor, targets: Tensor, chunk_size: int | None = None):
+def read_hidden(head: Head, hidden: Tensor, targets: Tensor, chunk_size: int | None = None):
     """Potentials after each position, and the logit of each target, without holding all logits.
 
     Args: `hidden` [N, D]; `targets` [N], the token that followed each position (any id where none did);
     `chunk_size`, positions per call of the head. Returns (Potentials of [N], logits [N]) in float64.
+    The vocabulary is cut too, and its pieces are put together by `energy.combine`.
     """
-    vocab = head(hidden[:1]).shape[-1]
-    chunk_size = chunk_size or max(1, CHUNK_BYTES // (4 * vocab))
-    block = max(1, BLOCK_BYTES // (4 * vocab))
-    parts, picked = [], []
+    vocab, kind = len(head.weight), "cpu" if hidden.device.type == "cpu" else "accelerator"
+    piece = min(VOCABULARY_PIECE[kind], vocab)
+    chunk_size = chunk_size or max(1, LOGITS_HELD[kind] // piece)
+    after, picked = [], []
     for h, target in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True):
-        logits = head(h)
-        picked.append(logits.gather(-1, target[:, None]).squeeze(-1).double())
-        parts += [potentials(rows) for rows in logits.split(block)]
-    after = Potentials(*(torch.cat(field).double() for field in zip(*parts, strict=True)))
-    return after, torch.cat(picked)
+        pieces, sizes, chosen = [], [], torch.zeros(len(h), dtype=torch.float64, device=h.device)
+        for first in range(0, vocab, piece):
+            logits = head(h, slice(first, first + piece))
+            sizes.append(logits.shape[-1])
+            pieces.append(potentials(logits))
+            here = (target >= first) & (target < first + sizes[-1])
+            chosen[here] = logits[here, target[here] - first].double()
+        after.append(combine(pieces, sizes))
+        picked.append(chosen)
+    return Potentials(*map(torch.cat, zip(*after, strict=True))), torch.cat(picked)
 
 
 @torch.no_grad()
@@ -215,10 +251,15 @@ def score_ids(model, ids: Tensor, attention_mask: Tensor | None = None, chunk_si
     return TokenEnergies(*(field.masked_fill(~real, torch.nan) for field in energies))
 
 
+def arguments(model) -> Mapping[str, inspect.Parameter]:
+    """What the transformer trunk of a model can be given, by name."""
+    return inspect.signature(model.base_model.forward).parameters
+
+
 def padding(model, mask: Tensor, width: int) -> dict[str, Tensor]:
     """What a model that reads the last `width` columns of a padded batch needs to know, from its mask [B, T]."""
     options = {"attention_mask": mask}
-    if "position_ids" in inspect.signature(model.base_model.forward).parameters:
+    if "position_ids" in arguments(model):
         options["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, -width:]
     return options
 
@@ -499,28 +540,7 @@ def stream(lm: LM, prompt: str, **options) -> Iterator[dict]:
     An EOS token is a row like any other, with its name as `token` and no characters of its own. Its Term 2
     is what the model says *after* the end of a text, where many models were never trained: pool with care.
     """
-    return _stream(lm, Writer(lm, prompt, **options))
-
-
-@torch.no_grad()
-def _stream(lm: LM, writer: Writer) -> Iterator[dict]:
-    head, cache, device = output_head(lm.model), None, lm.model.device
-
-    def read(ids: list[int]) -> tuple[Tensor, Potentials]:
-        nonlocal cache
-        step = lm.model.base_model(torch.tensor([ids], device=device), past_key_values=cache, use_cache=True)
-        cache = step.past_key_values
-        logits = head(step.last_hidden_state[0, -1])
-        return logits, Potentials(*(field.double() for field in potentials(logits)))
-
-    logits, before = read(writer.ids)
-    while not writer.done:
-        row = writer.write(logits)
-        logit = logits[row["id"]].double()  # Term 1, before the token is read
-        logits, after = read([row["id"]])  # Term 2, and the distribution to choose the next token from
-        energies = align(Potentials(*map(torch.stack, zip(before, after, strict=True))), logit[None])
-        yield row | {name: field[1].item() for name, field in energies._asdict().items()}
-        before = after
+    return grow(lm, [Writer(lm, prompt, **options)])
 
 
 def generate(
@@ -529,9 +549,8 @@ def generate(
     """Write on from each prompt; returns (completions, the table of the tokens written).
 
     The table has the columns of `score` and one row per written token: `text` is the index into `prompts`,
-    `position`, `start` and `end` count from the start of the prompt. Energies are those of the finished
-    ids, scored once more in one pass (equal to those of `stream`, and the last token's extra step is in it).
-    Decoding and encoding again may give other ids: energies belong to the ids in the table.
+    `position`, `start` and `end` count from the start of the prompt. Energies are read while the texts grow, as in
+    `stream`. Decoding and encoding again may give other ids: energies belong to the ids in the table.
 
     Args: `batch_size` texts grow side by side; the other options are those of `Writer`, text number i
     drawing its random numbers from `seed + i`. An EOS token is a row, but not part of a completion.
@@ -543,33 +562,38 @@ def generate(
     order = sorted(writers, key=lambda writer: writer.first)
     rows: list[dict] = []
     for start in tqdm(range(0, len(order), batch_size), desc="generate", disable=not progress):
-        rows += write_together(lm, order[start : start + batch_size])
-    jobs = [Window(writer.number, writer.ids, writer.first) for writer in writers]
-    energies = np.concatenate(score_windows(lm, jobs, batch_size))
+        rows += grow(lm, order[start : start + batch_size])
     table = pd.DataFrame(rows).sort_values(["text", "position"], ignore_index=True)
-    values = pd.DataFrame(energies, columns=TokenEnergies._fields)
-    return [writer.completion for writer in writers], pd.concat([table, values], axis=1)
+    return [writer.completion for writer in writers], table
 
 
 @torch.no_grad()
-def write_together(lm: LM, writers: list[Writer]) -> list[dict]:
-    """Let several texts grow side by side, padded on the left, until all are done; returns their rows."""
+def grow(lm: LM, writers: list[Writer]) -> Iterator[dict]:
+    """Let texts grow side by side, padded on the left; yields each token's row one step after it was chosen."""
     longest = max(len(writer.ids) for writer in writers)
     ids = torch.tensor([[0] * (longest - len(writer.ids)) + writer.ids for writer in writers])
     mask = torch.tensor([[0] * (longest - len(writer.ids)) + [1] * len(writer.ids) for writer in writers])
-    head, cache, device, rows = output_head(lm.model), None, lm.model.device, []
+    head, cache, device = output_head(lm.model), None, lm.model.device
+    memory = "cache" if "cache" in arguments(lm.model) else "past_key_values"  # its name before transformers 5.24
+    before, logit, rows = None, None, {}
     while True:
         options = {name: value.to(device) for name, value in padding(lm.model, mask, ids.shape[1]).items()}
-        step = lm.model.base_model(ids.to(device), past_key_values=cache, use_cache=True, **options)
-        cache = step.past_key_values
-        growing = torch.tensor([not writer.done for writer in writers])
-        for writer, logits in zip(writers, head(step.last_hidden_state[:, -1]), strict=True):
-            if not writer.done:
-                rows.append(writer.write(logits))
-        if all(writer.done for writer in writers):
-            return rows
+        step = lm.model.base_model(ids.to(device), use_cache=True, **{memory: cache}, **options)
+        cache, logits = step[memory], head(step.last_hidden_state[:, -1])
+        after = potentials(logits)  # Term 2 of the tokens just read, and what the next ones are chosen from
+        if before:
+            steps = Potentials(*(torch.stack(pair, -1) for pair in zip(before, after, strict=True)))
+            fields = torch.stack(align(steps, logit[:, None]), -1)[:, 1].tolist()
+            for number, row in rows.items():
+                yield row | dict(zip(TokenEnergies._fields, fields[number], strict=True))
+        rows = {n: writer.write(logits[n]) for n, writer in enumerate(writers) if not writer.done}
+        if not rows:
+            return
         ids = torch.tensor([[writer.ids[-1]] for writer in writers])
-        mask = torch.cat([mask, growing[:, None].long()], -1)  # finished texts go on as pads
+        logit = logits.gather(-1, ids.to(device)).squeeze(-1).double()  # Term 1, before the token is read
+        growing = torch.tensor([[number in rows] for number in range(len(writers))])
+        mask = torch.cat([mask, growing.long()], -1)  # finished texts go on as pads
+        before = after
 
 
 class EnergyRecorder(LogitsProcessor):
