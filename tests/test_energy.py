@@ -1,6 +1,7 @@
 """What `utils.energy` promises, as claims. Tolerances are `8·eps·max(1, max|f|)`, eps that of the logits."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -239,6 +240,23 @@ def test_self_certainty_is_the_divergence_from_uniform():
     p = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
     divergence = sum(1 / 3 * math.log((1 / 3) / q) for q in p.tolist())
     assert energy.potentials(p.log() + 4).self_certainty.item() == pytest.approx(divergence, abs=1e-12)
+
+
+@RANDOM
+@given(texts(), st.lists(st.floats(0, 1), max_size=6))
+def test_a_vocabulary_in_pieces_is_the_whole_vocabulary(text, cuts):
+    f, _ = text
+    size = f.shape[-1]
+    edges = sorted({0, size, *(int(cut * size) for cut in cuts)})
+    sizes = [b - a for a, b in pairwise(edges)]
+    got = energy.combine([energy.potentials(piece) for piece in f.split(sizes, -1)], sizes)
+    for field, expected in zip(got, energy.potentials(f), strict=True):
+        assert_close(field, expected, tolerance(f))
+
+
+def test_the_entropy_of_two_pieces_holds_the_entropy_of_the_choice_between_them():
+    half = energy.potentials(torch.zeros(1))  # a vocabulary of one token: no entropy in it
+    assert energy.combine([half, half], [1, 1]).entropy.item() == pytest.approx(math.log(2))
 
 
 def test_a_large_constant_does_not_disturb_what_no_gauge_touches():

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise, repeat
 from pathlib import Path
 
 import numpy as np
@@ -169,15 +169,14 @@ class Head:
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
 
-VERIFIED: weakref.WeakSet = weakref.WeakSet()  # models whose head has been compared with their own logits
+VERIFIED: weakref.WeakSet = weakref.WeakSet()  # models whose head gave their own logits
 
 
-@torch.no_grad()
 def output_head(model) -> Head:
     """The output head of a causal language model, with its bias, scaling and soft cap.
 
     The first time it is asked for, the head is tried on two tokens against the model's own logits. Raises
-    ValueError if the model has no head, or does something else to its logits than this course knows of.
+    ValueError if the model has no head, or does something to its logits that this course does not know of.
     """
     layer, config = model.get_output_embeddings(), model.config.get_text_config()
     if getattr(layer, "weight", None) is None:
@@ -187,17 +186,27 @@ def output_head(model) -> Head:
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma-2
     head = Head(layer.weight, getattr(layer, "bias", None), scale, cap)
     if model not in VERIFIED:
-        ids = torch.tensor([[0, 1]], device=layer.weight.device)
-        options = {"attention_mask": torch.ones_like(ids), "use_cache": False}
-        own, ours = model(ids, **options).logits, head(model.base_model(ids, **options).last_hidden_state)
-        atol = 32 * torch.finfo(own.dtype).eps * max(1.0, own.abs().max().item())
-        if own.shape != ours.shape or not torch.allclose(own, ours.to(own.dtype), rtol=0, atol=atol, equal_nan=True):
+        if not gives_own_logits(head, model):
             raise ValueError(
                 f"{type(model).__name__} does more to its logits than weight, bias, scaling and soft cap: "
                 "use energy.token_energies(model(ids).logits, ids) instead"
             )
         VERIFIED.add(model)
     return head
+
+
+@torch.no_grad()
+def gives_own_logits(head: Head, model) -> bool:
+    """Whether the head, applied to the trunk's hidden states, gives the model's own logits for two tokens."""
+    ids = torch.tensor([[0, 1]], device=head.weight.device)
+    options = {"attention_mask": torch.ones_like(ids), "use_cache": False}
+    own = model(ids, **options).logits
+    try:
+        ours = head(model.base_model(ids, **options).last_hidden_state)
+    except (AttributeError, RuntimeError):  # no trunk of its own, or one of another width
+        return False
+    atol = 32 * torch.finfo(own.dtype).eps * max(1.0, own.abs().max().item())
+    return own.shape == ours.shape and torch.allclose(own, ours.to(own.dtype), rtol=0, atol=atol, equal_nan=True)
 
 
 def read_hidden(head: Head, hidden: Tensor, targets: Tensor, chunk_size: int | None = None):
@@ -393,19 +402,14 @@ def encode(lm: LM, text: str, number: int = 0) -> tuple[list[int], list[tuple[in
 
 def _table(texts, encoded, energies) -> pd.DataFrame:
     """Assemble the tidy table; `energies` lists windows in the order of the texts."""
-    frames = []
+    rows = []
     for number, (text, (ids, offsets)) in enumerate(zip(texts, encoded, strict=True)):
-        starts, ends = zip(*offsets, strict=True)
-        edges = [0, *np.maximum.accumulate(ends)]
+        edges = [0, *np.maximum.accumulate([end for _, end in offsets])]
         edges[-1] = len(text)  # a trailing space belongs to the last token
         tokens = [text[a:b] for a, b in pairwise(edges)]
-        frames.append(
-            pd.DataFrame(
-                {"text": number, "position": range(len(ids)), "id": ids, "token": tokens, "start": starts, "end": ends}
-            )
-        )
-    values = pd.DataFrame(np.concatenate(energies), columns=TokenEnergies._fields)
-    return pd.concat([pd.concat(frames, ignore_index=True), values], axis=1)
+        rows += zip(repeat(number), count(), ids, tokens, *zip(*offsets, strict=True), strict=False)
+    words = pd.DataFrame(rows, columns=["text", "position", "id", "token", "start", "end"])
+    return pd.concat([words, pd.DataFrame(np.concatenate(energies), columns=TokenEnergies._fields)], axis=1)
 
 
 def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:
