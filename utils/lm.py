@@ -40,8 +40,8 @@ PINNED = {
     "llama": ("HuggingFaceTB/SmolLM2-135M", "93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "almanac-llama"),
 }
 SOURCES = ("auto", "hub", "cache", "bundled")
-LOGITS_HELD = {"cpu": 2**20, "accelerator": 2**26}  # logits held at once: 4 MB stay in a processor's cache
-VOCABULARY_PIECE = {"cpu": 1024, "accelerator": 2**20}  # tokens whose logits are computed together
+LOGITS_HELD = {"cpu": 2**21, "accelerator": 2**26}  # logits held at once: 8 MB stay in a processor's cache
+VOCABULARY_PIECE = {"cpu": 2048, "accelerator": 2**20}  # tokens whose logits are computed together
 
 
 # ---------------------------------------------------------------------------------------------- loading
@@ -346,7 +346,7 @@ def score_windows(
     lm: LM, jobs: Sequence[Window], batch_size: int = 16, chunk_size: int | None = None, progress: bool = False
 ) -> list[np.ndarray]:
     """The energies of each window's kept tokens, [kept, fields of `TokenEnergies`] in float64."""
-    order = sorted(range(len(jobs)), key=lambda j: len(jobs[j].ids))
+    order = sorted(range(len(jobs)), key=lambda j: -len(jobs[j].ids))  # longest first: what does not fit shows at once
     energies: list[np.ndarray] = [np.empty(0)] * len(jobs)
     for start in tqdm(range(0, len(order), batch_size), desc="score", disable=not progress):
         batch = order[start : start + batch_size]
@@ -581,7 +581,7 @@ def grow(lm: LM, writers: list[Writer]) -> Iterator[dict]:
     memory = "cache" if "cache" in arguments(lm.model) else "past_key_values"  # its name before transformers 5.24
     before, logit, rows = None, None, {}
     while True:
-        options = {name: value.to(device) for name, value in padding(lm.model, mask, ids.shape[1]).items()}
+        options = {} if mask.all() else padding(lm.model, mask.to(device), ids.shape[1])
         step = lm.model.base_model(ids.to(device), use_cache=True, **{memory: cache}, **options)
         cache, logits = step[memory], head(step.last_hidden_state[:, -1])
         after = potentials(logits)  # Term 2 of the tokens just read, and what the next ones are chosen from

@@ -473,3 +473,30 @@ def forest(panels, title: str = "") -> Figure:
     if len(series) > 1:
         axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
+
+
+def cost_curves(table) -> Figure:
+    """Recorded costs (`make bench`): time as a ratio to the bare forward pass, and memory beyond the trunk.
+
+    `table` has the columns varied, length, vocabulary, batch, variant, ratio and extra_mb; a column of panels is
+    drawn for each of the three that is varied.
+    """
+    looks = {
+        "trunk only": ("gauge", "v"), "bare forward": ("spilled", "s"), "score": ("one", "o"), "naive": ("wrong", "D"),
+    }  # fmt: skip
+    titles = {"length": "tokens in the text", "vocabulary": "vocabulary size", "batch": "texts in the batch"}
+    fig, axes = figure(8.6, 5.2, 2, 3, sharex="col", sharey="row")
+    for column, (varied, label) in zip(axes.T, titles.items(), strict=True):
+        rows = table[table.varied == varied]
+        for variant, (color, marker) in looks.items():
+            part = rows[rows.variant == variant]
+            column[0].plot(part[varied], part.ratio, marker, color=COLORS[color], linestyle="-", label=variant)
+            if variant != "trunk only":
+                extra = part.extra_mb.clip(lower=1)
+                column[1].plot(part[varied], extra, marker, color=COLORS[color], linestyle="-", label=variant)
+        column[0].set_xscale("log", base=2)
+        column[1].set(yscale="log", xlabel=label)
+    axes[0, 0].set_ylabel("time / bare forward pass")
+    axes[1, 0].set_ylabel("memory beyond the trunk (MB)")
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig

@@ -1,87 +1,195 @@
 """`make bench`: what energies cost beyond the forward pass, at true model shapes with random weights.
 
-Times are medians of interleaved runs in one process, given as ratios to the bare forward pass; memory is the
-peak of a fresh process each, over that of the transformer trunk alone. The machine is printed with the numbers.
+Every number is a ratio within one run: the variants take turns in one process, and medians are compared. Memory is
+the peak of a fresh process each, over that of the transformer trunk alone. The table is printed and recorded in
+`data/recorded/bench.csv`, with the machine it speaks of; notebook 08 reads it, and the figure is drawn from it.
 """
 
 import argparse
-import json
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import psutil
 import torch
 from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from utils import versions
+from utils import DATA, ROOT, plots, versions
 from utils.energy import token_energies
-from utils.lm import score_ids
+from utils.lm import LM, MODELS, Window, Writer, arguments, output_head, score_ids, score_windows, stream
 
-BATCH, LENGTH = 2, 1024
+RECORD = DATA / "recorded" / "bench.csv"
+FIGURE = ROOT / "notebooks" / "figures" / "bench.png"
+SMOLLM2 = {
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "max_position_embeddings": 8192, "tie_word_embeddings": True, "vocab_size": 49152,
+}  # fmt: skip
 
 
-def gpt2():
+def build(shape: str, vocab: int | None = None):
+    """Random weights: "GPT-2" and "SmolLM2" at their true shapes, "six layers" of SmolLM2 with any vocabulary."""
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
+    if shape == "GPT-2":
+        model = GPT2LMHeadModel(GPT2Config())
+    elif shape == "SmolLM2":
+        model = LlamaForCausalLM(LlamaConfig(**SMOLLM2))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**SMOLLM2 | {"num_hidden_layers": 6, "vocab_size": vocab}))
+    return model.eval().requires_grad_(False)
 
 
-def ids():
-    return torch.randint(0, 50257, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
+def random_ids(vocab: int, batch: int, length: int):
+    return torch.randint(0, vocab, (batch, length), generator=torch.Generator().manual_seed(0))
 
 
-def trunk(model, ids):
-    return model.base_model(ids, use_cache=False).last_hidden_state
+VARIANTS = {
+    "trunk only": lambda model, ids: model.base_model(ids, use_cache=False).last_hidden_state,
+    "bare forward": lambda model, ids: model(ids, use_cache=False).logits,
+    "score": score_ids,
+    "score, 256 positions": lambda model, ids: score_ids(model, ids, chunk_size=256),
+    "score, 4096 positions": lambda model, ids: score_ids(model, ids, chunk_size=4096),
+    "naive": lambda model, ids: token_energies(model(ids, use_cache=False).logits.float(), ids),
+}
+MAIN = ["trunk only", "bare forward", "score", "naive"]
+CASES = [  # what is varied, shape, vocabulary, batch, length, runs
+    *[("headline", shape, None, 2, 1024, 7) for shape in ("GPT-2", "SmolLM2")],
+    *[("length", "six layers", 49152, 1, length, 3) for length in (256, 512, 1024, 2048, 4096)],
+    *[("vocabulary", "six layers", vocab, 1, 1024, 3) for vocab in (512, 4096, 32768, 151936)],
+    *[("batch", "six layers", 49152, batch, 256, 3) for batch in (1, 4, 16)],
+]
 
 
-def forward(model, ids):
-    return model(ids, use_cache=False).logits
+def interleaved(variants: dict, runs: int) -> pd.DataFrame:
+    """Seconds of each variant, taking turns: median, fastest, slowest; a first round is not counted."""
+    times = {name: [] for name in variants}
+    with torch.no_grad():
+        for turn in range(runs + 1):
+            for name, run in variants.items():
+                start = time.perf_counter()
+                run()
+                if turn:
+                    times[name].append(time.perf_counter() - start)
+    rows = [(name, statistics.median(t), min(t), max(t)) for name, t in times.items()]
+    return pd.DataFrame(rows, columns=["variant", "seconds", "fastest", "slowest"])
 
 
-def naive(model, ids):
-    """All logits at once, in float32, then the energies."""
-    return token_energies(model(ids, use_cache=False).logits.float(), ids)
+def peak_memory(variant: str, case: int) -> float:
+    """Peak resident memory of a fresh process that runs one variant of a case, in MB."""
+    command = [sys.executable, __file__, "--memory", variant, "--case", str(case)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-VARIANTS = {"trunk only": trunk, "bare forward": forward, "score_ids": score_ids, "naive": naive}
+def measure_case(number: int) -> pd.DataFrame:
+    varied, shape, vocab, batch, length, runs = CASES[number]
+    names = list(VARIANTS) if varied == "headline" else MAIN
+    memory = {name: peak_memory(name, number) for name in MAIN}
+    model = build(shape, vocab)
+    ids = random_ids(model.config.vocab_size, batch, length)
+    rows = interleaved({name: lambda run=VARIANTS[name]: run(model, ids) for name in names}, runs)
+    rows["ratio"] = rows.seconds / rows.seconds[1]
+    rows["extra_mb"] = [memory.get(name, np.nan) - memory["trunk only"] for name in names]
+    about = {"varied": varied, "shape": shape, "vocabulary": model.config.vocab_size, "batch": batch, "length": length}
+    return rows.assign(**about)
 
 
-def peak_memory(variant: str) -> float:
-    """Peak resident memory of a fresh process that runs one variant, in MB."""
-    out = subprocess.run([sys.executable, __file__, "--memory", variant], capture_output=True, text=True, check=True)
-    return json.loads(out.stdout)
+def measure_writing(tokens: int = 200, runs: int = 5) -> pd.DataFrame:
+    """Energies while 200 tokens are written, against the same loop without them."""
+    model, tokenizer = build("GPT-2"), AutoTokenizer.from_pretrained(MODELS / "almanac-gpt2")
+    lm = LM(model, tokenizer, "random GPT-2", "folder", "random GPT-2")
+
+    def without():
+        writer, head, cache = Writer(lm, "The capital", max_new_tokens=tokens), output_head(model), None
+        ids, memory = writer.ids, "cache" if "cache" in arguments(model) else "past_key_values"
+        while not writer.done:
+            step = model.base_model(torch.tensor([ids]), use_cache=True, **{memory: cache})
+            cache, ids = step[memory], [writer.write(head(step.last_hidden_state[0, -1]))["id"]]
+        assert len(writer.ids) == writer.first + tokens
+
+    def with_energies():
+        assert len(list(stream(lm, "The capital", max_new_tokens=tokens))) == tokens
+
+    rows = interleaved({"writing": without, "writing with energies": with_energies}, runs)
+    about = {"varied": "writing", "shape": "GPT-2", "vocabulary": 50257, "batch": 1, "length": tokens}
+    return rows.assign(ratio=rows.seconds / rows.seconds[0], **about)
+
+
+def measure_ragged(texts: int = 24, batch: int = 8, runs: int = 3) -> pd.DataFrame:
+    """Texts of very different lengths: padded in the order they come, all logits held, against `score`."""
+    model, rng = build("SmolLM2"), np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(np.log(90), 1.2, texts).astype(int), 8, 1024)
+    lm = LM(model, None, "random SmolLM2", "folder", "random SmolLM2")
+    jobs = [Window(i, rng.integers(0, 49152, n).tolist(), 0) for i, n in enumerate(lengths)]
+
+    def naive():
+        for part in (jobs[i : i + batch] for i in range(0, texts, batch)):
+            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(job.ids) for job in part], True)
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(job.ids)) for job in part], True)
+            token_energies(model(ids, attention_mask=mask, use_cache=False).logits.float(), ids)
+
+    rows = interleaved({"naive, padded": naive, "score": lambda: score_windows(lm, jobs, batch)}, runs)
+    about = {"varied": "ragged", "shape": "SmolLM2", "vocabulary": 49152, "batch": batch, "length": int(lengths.sum())}
+    return rows.assign(ratio=rows.seconds / rows.seconds[0], **about)
+
+
+PEAK = Path("/proc/self/clear_refs")  # Linux lets a process forget its peak: making a model takes more than running it
+
+
+def forget_peak() -> None:
+    if PEAK.exists():
+        PEAK.write_text("5")
+
+
+def peak() -> float:
+    """Peak resident memory since `forget_peak`, in MB; since the start of the process where there is no `PEAK`."""
+    if not PEAK.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def machine() -> str:
+    name = platform.processor() or "processor"
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{name}, {torch.get_num_threads()} threads, {memory:.0f} GiB · {versions()} · float32"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--memory", choices=VARIANTS)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--case", type=int)
     arguments = parser.parse_args()
     if arguments.memory:
-        model, text = gpt2(), ids()
+        _, shape, vocab, batch, length, _ = CASES[arguments.case]
+        model = build(shape, vocab)
         with torch.no_grad():
-            VARIANTS[arguments.memory](model, text)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            output_head(model)  # tried before anything is measured
+            forget_peak()
+            VARIANTS[arguments.memory](model, random_ids(model.config.vocab_size, batch, length))
+        print(peak())
         return
 
-    print(
-        f"{versions()} · {torch.get_num_threads()} threads · GPT-2's shape, random weights, {BATCH} × {LENGTH} tokens"
-    )
-    memory = {name: peak_memory(name) for name in VARIANTS}
-    model, text, times = gpt2(), ids(), {name: [] for name in VARIANTS}
-    with torch.no_grad():
-        for _ in tqdm(range(arguments.runs), desc="interleaved runs"):
-            for name, run in VARIANTS.items():
-                start = time.perf_counter()
-                run(model, text)
-                times[name].append(time.perf_counter() - start)
-    bare = statistics.median(times["bare forward"])
-    print(f"{'':14}{'seconds':>10}{'× bare forward':>16}{'MB over trunk':>16}")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print(f"{name:14}{median:10.2f}{median / bare:16.3f}{memory[name] - memory['trunk only']:16.0f}")
+    print(machine())
+    tables = [measure_case(number) for number in tqdm(range(len(CASES)), desc="cases")]
+    for measure in tqdm([measure_writing, measure_ragged], desc="writing, ragged texts"):
+        tables.append(measure())
+    table = pd.concat(tables, ignore_index=True)
+    order = ["varied", "shape", "vocabulary", "batch", "length", "variant"]
+    table = table[[*order, "seconds", "fastest", "slowest", "ratio", "extra_mb"]]
+    for _, rows in table.groupby("varied", sort=False):
+        print(rows.round({"seconds": 2, "fastest": 2, "slowest": 2, "ratio": 3, "extra_mb": 0}).to_string(index=False))
+    text = table.round({"seconds": 4, "fastest": 4, "slowest": 4, "ratio": 4, "extra_mb": 1}).to_csv(index=False)
+    RECORD.write_text(f"# {machine()}\n{text}")
+    plots.cost_curves(table).savefig(FIGURE)
 
 
 if __name__ == "__main__":
