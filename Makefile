@@ -24,7 +24,7 @@ train: .venv/installed  ## re-make every bundled model and recorded table (hours
 	$(BIN)/python -m utils.train
 	SPILLED_ENERGY_MODELS=auto $(BIN)/python -m utils.train_images
 
-bench: .venv/installed  ## time and memory, side by side
+bench: .venv/installed  ## time and memory, side by side (half an hour); recorded for notebook 08
 	$(BIN)/python tests/benchmarks/bench.py
 
 .venv/installed: pyproject.toml

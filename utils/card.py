@@ -133,8 +133,16 @@ def main() -> None:
     )
     text = card.read_text(encoding="utf-8")
     blocks = {"language": facts, "losses": markdown(losses), "strata": markdown(strata), "bands": markdown(bands)}
-    for name, content in {**blocks, "files": markdown(files())}.items():
+    for name, content in blocks.items():
         text = replace_block(text, name, content)
+    card.write_text(text, encoding="utf-8")
+    list_files()
+
+
+def list_files() -> None:
+    """Bring the card's table of files up to date, and leave the rest as it is."""
+    card = DATA / "README.md"
+    text = replace_block(card.read_text(encoding="utf-8"), "files", markdown(files()))
     card.write_text(text, encoding="utf-8")
 
 

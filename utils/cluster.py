@@ -4,6 +4,7 @@ Ray cuts the work up, moves the blocks, restarts workers that die and hands out 
 ours is a `Scorer`: it opens a model once and turns a batch of texts into the table of `lm.score`.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def score_parquet(
     workers: int = 2,
     texts_per_block: int = 256,
     resources: dict | None = None,
+    progress: bool = False,
     **options,
 ) -> None:
     """Score the texts of a Parquet file or folder; write one row per token to Parquet files in `target`.
@@ -51,6 +53,7 @@ def score_parquet(
         texts_per_block: the piece of work that is handed out, and done again if a worker dies.
         resources: what Ray sets aside for a worker, or `{"num_gpus": 1}`. Half a core is the default, so that
             reading and writing find room beside the workers; a worker that gets less than two runs one thread.
+        progress: let Ray show what it does.
         options: those of `lm.score`.
 
     The model is settled here, once: no worker falls back to a stand-in by itself. Joins the cluster that Ray
@@ -59,6 +62,8 @@ def score_parquet(
     """
     import ray.data
 
+    ray.data.DataContext.get_current().enable_progress_bars = progress
+    logging.getLogger("ray.data").setLevel(logging.INFO if progress else logging.WARNING)
     target = Path(target).absolute()
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"target {target} is not empty; name a new folder, so that two runs do not mix")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from utils import DATA, ROOT, plots, versions
+from utils.card import list_files
 from utils.energy import token_energies
 from utils.lm import LM, MODELS, Window, Writer, arguments, output_head, score_ids, score_windows, stream
 
@@ -190,6 +191,7 @@ def main() -> None:
     text = table.round({"seconds": 4, "fastest": 4, "slowest": 4, "ratio": 4, "extra_mb": 1}).to_csv(index=False)
     RECORD.write_text(f"# {machine()}\n{text}")
     plots.cost_curves(table).savefig(FIGURE)
+    list_files()
 
 
 if __name__ == "__main__":
