@@ -45,7 +45,7 @@ def score_parquet(
     """Score the texts of a Parquet file or folder; write one row per token to Parquet files in `target`.
 
     A row has the text's `key`, the `model` that scored it, and the columns of `lm.score` from `position` on.
-    Rows come in no particular order: sort by `key` and `position`.
+    Rows come in no particular order: sort by `key` and `position`. All machines must see both folders.
 
     Args:
         text, key: the columns of `source` that hold the texts and what tells them apart.
@@ -68,7 +68,7 @@ def score_parquet(
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"target {target} is not empty; name a new folder, so that two runs do not mix")
     lm = load_lm(model)
-    worker = (lm.name, "bundled") if lm.stand_in else (model, "cache" if lm.source == "cache" else "auto")
+    worker = (lm.name, "bundled") if lm.stand_in else (model, "auto" if lm.source == "folder" else lm.source)
     texts = ray.data.read_parquet(str(Path(source).absolute()))
     if missing := {text, key} - set(texts.columns()):
         raise ValueError(f"{source} has no column {sorted(missing)[0]!r}; it has {', '.join(texts.columns())}")

@@ -1,11 +1,13 @@
 """`make bench`: what energies cost beyond the forward pass, at true model shapes with random weights.
 
 Every number is a ratio within one run: the variants take turns in one process, and medians are compared. Memory is
-the peak of a fresh process each, over that of the transformer trunk alone. The table is printed and recorded in
+the peak of a fresh process each, over that of the transformer trunk alone; that process gives back what it frees,
+so that its peak is what was held, and not what the allocator kept for later. The table is printed and recorded in
 `data/recorded/bench.csv`, with the machine it speaks of; notebook 08 reads it, and the figure is drawn from it.
 """
 
 import argparse
+import os
 import platform
 import resource
 import statistics
@@ -84,7 +86,8 @@ def interleaved(variants: dict, runs: int) -> pd.DataFrame:
 def peak_memory(variant: str, case: int) -> float:
     """Peak resident memory of a fresh process that runs one variant of a case, in MB."""
     command = [sys.executable, __file__, "--memory", variant, "--case", str(case)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    env = os.environ | GIVE_BACK
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 
 def measure_case(number: int) -> pd.DataFrame:
@@ -139,6 +142,7 @@ def measure_ragged(texts: int = 24, batch: int = 8, runs: int = 3) -> pd.DataFra
     return rows.assign(ratio=rows.seconds / rows.seconds[0], **about)
 
 
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # glibc: freed memory goes back at once
 PEAK = Path("/proc/self/clear_refs")  # Linux lets a process forget its peak: making a model takes more than running it
 
 
