@@ -11,6 +11,8 @@ NBVAL := --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with test
 lab: .venv/installed  ## install, and open JupyterLab on the course (on the real models, if the hub answers)
 	SPILLED_ENERGY_MODELS=auto $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
+# Two workers, one thread each: small tensors on more threads than cores wait for one another most of the time.
+test: export OMP_NUM_THREADS := 1
 test: .venv/installed  ## install, and test everything
 	$(BIN)/ruff check .
 	$(BIN)/pytest -n 2 tests
