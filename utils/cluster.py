@@ -63,7 +63,7 @@ def score_parquet(
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = progress
-    logging.getLogger("ray.data").setLevel(logging.INFO if progress else logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.INFO if progress else logging.ERROR)
     target = Path(target).absolute()
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"target {target} is not empty; name a new folder, so that two runs do not mix")

@@ -40,8 +40,8 @@ PINNED = {
     "llama": ("HuggingFaceTB/SmolLM2-135M", "93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "almanac-llama"),
 }
 SOURCES = ("auto", "hub", "cache", "bundled")
-LOGITS_HELD = {"cpu": 2**21, "accelerator": 2**26}  # logits held at once: 8 MB stay in a processor's cache
-VOCABULARY_PIECE = {"cpu": 2048, "accelerator": 2**20}  # tokens whose logits are computed together
+LOGITS_HELD = {"cpu": 2**20, "accelerator": 2**26}  # logits held at once: 4 MB stay in a processor's cache
+VOCABULARY_PIECE = {"cpu": 1024, "accelerator": 2**20}  # tokens whose logits are computed together
 
 
 # ---------------------------------------------------------------------------------------------- loading

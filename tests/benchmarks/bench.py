@@ -14,7 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -24,9 +26,23 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from utils import DATA, ROOT, plots, versions
+from utils.almanac import Almanac
 from utils.card import list_files
-from utils.energy import token_energies
-from utils.lm import LM, MODELS, Window, Writer, arguments, output_head, score_ids, score_windows, stream
+from utils.cluster import score_parquet
+from utils.energy import TokenEnergies, token_energies
+from utils.lm import (
+    LM,
+    MODELS,
+    Window,
+    Writer,
+    arguments,
+    load_lm,
+    output_head,
+    score,
+    score_ids,
+    score_windows,
+    stream,
+)
 
 RECORD = DATA / "recorded" / "bench.csv"
 FIGURE = ROOT / "notebooks" / "figures" / "bench.png"
@@ -61,8 +77,10 @@ VARIANTS = {
     "naive": lambda model, ids: token_energies(model(ids, use_cache=False).logits.float(), ids),
 }
 MAIN = ["trunk only", "bare forward", "score", "naive"]
+TIMED = {"headline": list(VARIANTS), "headline again": ["bare forward", "score"]}  # elsewhere MAIN
 CASES = [  # what is varied, shape, vocabulary, batch, length, runs
     *[("headline", shape, None, 2, 1024, 7) for shape in ("GPT-2", "SmolLM2")],
+    *[("headline again", shape, None, 2, 1024, 7) for shape in ("GPT-2", "SmolLM2", "GPT-2", "SmolLM2")],
     *[("length", "six layers", 49152, 1, length, 3) for length in (256, 512, 1024, 2048, 4096)],
     *[("vocabulary", "six layers", vocab, 1, 1024, 3) for vocab in (512, 4096, 32768, 151936)],
     *[("batch", "six layers", 49152, batch, 256, 3) for batch in (1, 4, 16)],
@@ -92,13 +110,13 @@ def peak_memory(variant: str, case: int) -> float:
 
 def measure_case(number: int) -> pd.DataFrame:
     varied, shape, vocab, batch, length, runs = CASES[number]
-    names = list(VARIANTS) if varied == "headline" else MAIN
-    memory = {name: peak_memory(name, number) for name in MAIN}
+    names = TIMED.get(varied, MAIN)
+    memory = {name: peak_memory(name, number) for name in MAIN} if "trunk only" in names else {}
     model = build(shape, vocab)
     ids = random_ids(model.config.vocab_size, batch, length)
     rows = interleaved({name: lambda run=VARIANTS[name]: run(model, ids) for name in names}, runs)
-    rows["ratio"] = rows.seconds / rows.seconds[1]
-    rows["extra_mb"] = [memory.get(name, np.nan) - memory["trunk only"] for name in names]
+    rows["ratio"] = rows.seconds / rows.seconds[names.index("bare forward")]
+    rows["extra_mb"] = [memory.get(name, np.nan) - memory.get("trunk only", np.nan) for name in names]
     about = {"varied": varied, "shape": shape, "vocabulary": model.config.vocab_size, "batch": batch, "length": length}
     return rows.assign(**about)
 
@@ -140,6 +158,28 @@ def measure_ragged(texts: int = 24, batch: int = 8, runs: int = 3) -> pd.DataFra
     rows = interleaved({"naive, padded": naive, "score": lambda: score_windows(lm, jobs, batch)}, runs)
     about = {"varied": "ragged", "shape": "SmolLM2", "vocabulary": 49152, "batch": batch, "length": int(lengths.sum())}
     return rows.assign(ratio=rows.seconds / rows.seconds[0], **about)
+
+
+def measure_cluster(copies: int = 4, workers: int = 2) -> pd.DataFrame:
+    """The Almanac's documents, several times over, from Parquet to Parquet: one process against Ray with its start."""
+    if not find_spec("ray"):
+        print("no cluster run: it needs the extra `cluster`")
+        return pd.DataFrame()
+    corpus = pd.concat([Almanac().documents[["text"]]] * copies, ignore_index=True).rename_axis("key").reset_index()
+    lm, order = load_lm("almanac-llama"), ["key", "position"]
+    with TemporaryDirectory() as folder:
+        corpus.to_parquet(f"{folder}/texts.parquet")
+        times = [time.perf_counter()]
+        score(lm, pd.read_parquet(f"{folder}/texts.parquet").text, batch_size=64).to_parquet(f"{folder}/one.parquet")
+        times.append(time.perf_counter())
+        score_parquet(f"{folder}/texts.parquet", f"{folder}/many", "almanac-llama", workers=workers, batch_size=64)
+        times.append(time.perf_counter())
+        one, many = pd.read_parquet(f"{folder}/one.parquet"), pd.read_parquet(f"{folder}/many")
+    many = many.sort_values(order, ignore_index=True)
+    np.testing.assert_allclose(many[[*TokenEnergies._fields]], one[[*TokenEnergies._fields]], rtol=0, atol=1e-3)
+    rows = pd.DataFrame({"variant": ["one process", f"Ray, {workers} workers"], "seconds": np.diff(times)})
+    about = {"varied": "cluster", "shape": "almanac-llama", "vocabulary": lm.model.config.vocab_size, "batch": 64}
+    return rows.assign(ratio=rows.seconds / rows.seconds[0], length=len(one), **about)
 
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # glibc: freed memory goes back at once
@@ -185,7 +225,7 @@ def main() -> None:
 
     print(machine())
     tables = [measure_case(number) for number in tqdm(range(len(CASES)), desc="cases")]
-    for measure in tqdm([measure_writing, measure_ragged], desc="writing, ragged texts"):
+    for measure in tqdm([measure_writing, measure_ragged, measure_cluster], desc="writing, ragged texts, cluster"):
         tables.append(measure())
     table = pd.concat(tables, ignore_index=True)
     order = ["varied", "shape", "vocabulary", "batch", "length", "variant"]
