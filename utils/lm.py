@@ -239,7 +239,7 @@ def score_ids(model, ids: Tensor, attention_mask: Tensor | None = None, chunk_si
 
     `attention_mask` [B, T] is 1 at real tokens and may pad on either side; fields are NaN at pads, and
     everything that needs Term 1 is NaN at each row's first real token. `chunk_size` positions go through
-    the output head at once (default: about 40 MB of logits); it changes memory, not results.
+    the output head at once (default: as many as keep 4 MB of logits on a CPU); it changes memory, not results.
     Raises ValueError on wrong shapes, ids out of range, rows of fewer than two tokens or longer than the
     model's window, and NaN or infinite logits.
     """
