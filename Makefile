@@ -4,7 +4,7 @@ BIN := .venv/bin
 export SPILLED_ENERGY_MODELS ?= bundled
 EXACT := $(wildcard notebooks/00_*.ipynb notebooks/01_*.ipynb notebooks/02_*.ipynb notebooks/06_*.ipynb notebooks/solutions/*.ipynb)
 CHECKED := $(filter-out $(EXACT),$(wildcard notebooks/*.ipynb))
-NBVAL := --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
+NBVAL := --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 
 .PHONY: lab test notebooks train bench
 
