@@ -244,10 +244,7 @@ def score_ids(model, ids: Tensor, attention_mask: Tensor | None = None, chunk_si
     model's window, and NaN or infinite logits.
     """
     real = check_batch(model, ids, attention_mask)
-    options = {"use_cache": False}
-    if not real.all():
-        options |= padding(model, real.long(), ids.shape[1])
-    hidden = model.base_model(ids, **options).last_hidden_state
+    hidden = model.base_model(ids, use_cache=False, **padding(model, real.long(), ids.shape[1])).last_hidden_state
     targets = torch.roll(ids, -1, dims=-1)  # what each position is asked for; the last answer is not used
     after, logit = read_hidden(output_head(model), hidden[real], targets[real], chunk_size)
 
@@ -266,7 +263,9 @@ def arguments(model) -> Mapping[str, inspect.Parameter]:
 
 
 def padding(model, mask: Tensor, width: int) -> dict[str, Tensor]:
-    """What a model that reads the last `width` columns of a padded batch needs to know, from its mask [B, T]."""
+    """What a model that reads the last `width` columns of a batch must know of its mask [B, T]: no pads, nothing."""
+    if mask.all():
+        return {}
     options = {"attention_mask": mask}
     if "position_ids" in arguments(model):
         options["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, -width:]
@@ -581,7 +580,7 @@ def grow(lm: LM, writers: list[Writer]) -> Iterator[dict]:
     memory = "cache" if "cache" in arguments(lm.model) else "past_key_values"  # its name before transformers 5.24
     before, logit, rows = None, None, {}
     while True:
-        options = {} if mask.all() else padding(lm.model, mask.to(device), ids.shape[1])
+        options = padding(lm.model, mask.to(device), ids.shape[1])
         step = lm.model.base_model(ids.to(device), use_cache=True, **{memory: cache}, **options)
         cache, logits = step[memory], head(step.last_hidden_state[:, -1])
         after = potentials(logits)  # Term 2 of the tokens just read, and what the next ones are chosen from

@@ -47,6 +47,7 @@ from utils.lm import (
 
 RECORD = DATA / "recorded" / "bench.csv"
 FIGURE = ROOT / "notebooks" / "figures" / "bench.png"
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # glibc: freed memory goes back at once
 SMOLLM2 = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "max_position_embeddings": 8192, "tie_word_embeddings": True, "vocab_size": 49152,
@@ -167,7 +168,7 @@ def measure_cluster(copies: int = 4, workers: int = 2) -> pd.DataFrame:
         print("no cluster run: it needs the extra `cluster`")
         return pd.DataFrame()
     corpus = pd.concat([Almanac().documents[["text"]]] * copies, ignore_index=True).rename_axis("key").reset_index()
-    lm, order = load_lm("almanac-llama"), ["key", "position"]
+    lm = load_lm("almanac-llama")
     with TemporaryDirectory() as folder:
         corpus.to_parquet(f"{folder}/texts.parquet")
         times = [time.perf_counter()]
@@ -176,14 +177,13 @@ def measure_cluster(copies: int = 4, workers: int = 2) -> pd.DataFrame:
         score_parquet(f"{folder}/texts.parquet", f"{folder}/many", "almanac-llama", workers=workers, batch_size=64)
         times.append(time.perf_counter())
         one, many = pd.read_parquet(f"{folder}/one.parquet"), pd.read_parquet(f"{folder}/many")
-    many = many.sort_values(order, ignore_index=True)
+    many = many.sort_values(["key", "position"], ignore_index=True)
     np.testing.assert_allclose(many[[*TokenEnergies._fields]], one[[*TokenEnergies._fields]], rtol=0, atol=1e-3)
     rows = pd.DataFrame({"variant": ["one process", f"Ray, {workers} workers"], "seconds": np.diff(times)})
     about = {"varied": "cluster", "shape": "almanac-llama", "vocabulary": lm.model.config.vocab_size, "batch": 64}
     return rows.assign(ratio=rows.seconds / rows.seconds[0], length=len(one), **about)
 
 
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # glibc: freed memory goes back at once
 PEAK = Path("/proc/self/clear_refs")  # Linux lets a process forget its peak: making a model takes more than running it
 
 
@@ -213,14 +213,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--memory", choices=VARIANTS)
     parser.add_argument("--case", type=int)
-    arguments = parser.parse_args()
-    if arguments.memory:
-        _, shape, vocab, batch, length, _ = CASES[arguments.case]
+    asked = parser.parse_args()
+    if asked.memory:
+        _, shape, vocab, batch, length, _ = CASES[asked.case]
         model = build(shape, vocab)
         with torch.no_grad():
             output_head(model)  # tried before anything is measured
             forget_peak()
-            VARIANTS[arguments.memory](model, random_ids(model.config.vocab_size, batch, length))
+            VARIANTS[asked.memory](model, random_ids(model.config.vocab_size, batch, length))
         print(peak())
         return
 
