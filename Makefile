@@ -23,8 +23,8 @@ notebooks: .venv/installed  ## re-execute the notebooks and store their outputs
 	$(BIN)/python tests/execute.py $(NOTEBOOKS)
 
 train: .venv/installed  ## re-make every bundled model and recorded table (hours; resumable)
-	$(BIN)/python -m utils.train
-	SPILLED_ENERGY_MODELS=auto $(BIN)/python -m utils.train_images
+	$(BIN)/python -m utils.workshop.train
+	SPILLED_ENERGY_MODELS=auto $(BIN)/python -m utils.workshop.train_images
 
 bench: .venv/installed  ## time and memory, side by side (half an hour); recorded for notebook 08
 	$(BIN)/python tests/benchmarks/bench.py

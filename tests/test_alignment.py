@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.energy import center, log_partition, spilled_energy, to_conditional, to_joint
-from utils.lm import GAUGES, answer_rows, encode, find_answer, generate, in_gauge, load_lm, score, score_ids, stream
+from utils.energy import log_partition, spilled_energy
+from utils.gauge import GAUGES, center, in_gauge, to_conditional, to_joint
+from utils.load import load_lm
+from utils.score import answer_rows, encode, find_answer, score, score_ids
+from utils.write import generate, stream
 
 PROMPT, ANSWER = "The capital of Japan is", " Tokyo"
 TEXT = f"{PROMPT}{ANSWER}."
@@ -64,7 +67,7 @@ def test_the_first_answer_token_has_a_term_1(logits, ids, answer):
 def test_the_last_answer_token_has_a_term_2(lm, logits, answer):
     """The slip: a text ends where its answer ends, and the last token's own step is never taken."""
     last, t = answer.iloc[-1], place_of(answer) + len(answer) - 1
-    assert last.log_partition == pytest.approx(log_partition(logits[t]).item(), **CLOSE)
+    assert last.log_partition_after == pytest.approx(log_partition(logits[t]).item(), **CLOSE)
     unfinished = score(lm, [PROMPT + ANSWER]).iloc[-1]  # nothing follows the answer here
     assert unfinished.spilled == pytest.approx(last.spilled, **CLOSE)
 
@@ -142,16 +145,16 @@ def test_a_table_in_another_gauge_is_what_those_logits_would_have_given(lm, logi
     }[gauge](logits)  # fmt: skip
     table = in_gauge(score(lm, [TEXT]), gauge)
     np.testing.assert_allclose(table.spilled, spilled_energy(other, ids[0]), atol=2e-4)
-    np.testing.assert_allclose(table.log_partition, other[1:].logsumexp(-1), atol=2e-4)
+    np.testing.assert_allclose(table.log_partition_after, other[1:].logsumexp(-1), atol=2e-4)
     np.testing.assert_allclose(table.log_partition_before, other[:-1].logsumexp(-1), atol=2e-4)
-    np.testing.assert_allclose(table.mean_logit, other[1:].mean(-1), atol=2e-4)
+    np.testing.assert_allclose(table.mean_logit_after, other[1:].mean(-1), atol=2e-4)
     np.testing.assert_allclose(table.logit, other[:-1].gather(-1, ids[0, 1:, None])[:, 0], atol=2e-4)
 
 
 def test_gauges_of_several_texts_do_not_leak_into_each_other(lm):
     alone = in_gauge(score(lm, [TEXT]), "joint")
     both = in_gauge(score(lm, ["Paris is a city.", TEXT]), "joint")
-    np.testing.assert_allclose(both[both.text == 1].log_partition, alone.log_partition, atol=2e-4)
+    np.testing.assert_allclose(both[both.text == 1].log_partition_after, alone.log_partition_after, atol=2e-4)
     assert both.spilled.abs().max() < 2e-4
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from utils import DATA
 from utils.almanac import Almanac
-from utils.card import files, replace_block
-from utils.train import RECIPES, Recorder, recorded_prefixes
+from utils.workshop.card import files, replace_block
+from utils.workshop.train import RECIPES, Recorder, recorded_prefixes
 
 CARD = (DATA / "README.md").read_text(encoding="utf-8")
 

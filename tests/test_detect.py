@@ -17,10 +17,10 @@ def table(lengths=(2, 3, 1), seed=0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     n = sum(lengths)
     t = pd.DataFrame(rng.normal(size=(n, len(TokenEnergies._fields))), columns=TokenEnergies._fields)
-    for side in ("", "_before"):
+    for side in ("_before", "_after"):
         t[f"log_partition{side}"] = t[f"mean_logit{side}"] + 5.0 + t[f"self_certainty{side}"]
     t["logprob"] = t.logit - t.log_partition_before
-    t["spilled"] = t.logit - t.log_partition
+    t["spilled"] = t.logit - t.log_partition_after
     return t.assign(text=np.repeat(np.arange(len(lengths)), lengths))
 
 
@@ -45,7 +45,7 @@ def answers(rng, clusters=100, wrong_share=0.2, true=(0.8,), correlation=0.8, si
 
 
 def test_scores_are_oriented_by_their_sources():
-    suspicious = {"spilled": -1, "logprob": -1, "logit": -1, "log_partition_before": -1, "log_partition": -1,
+    suspicious = {"spilled": -1, "logprob": -1, "logit": -1, "log_partition_before": -1, "log_partition_after": -1,
                   "entropy_before": 1, "max_logprob_before": -1, "self_certainty_before": -1}  # fmt: skip
     t = table()
     assert len(detect.SCORES) == len(suspicious)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import energy
+from utils import energy, gauge
 
 RANDOM = settings(max_examples=60, deadline=None)
 SMALL = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0], [2.0, 2.0, 2.0], [-4.0, 0.0, 1.0]], dtype=torch.float64)
@@ -64,7 +64,7 @@ def assert_close(a, b, atol):
 def test_a_spill_is_log_probability_plus_a_potential_difference(text):
     f, ids = text
     e = energy.token_energies(f, ids)
-    identity = e.logprob + e.log_partition_before - e.log_partition
+    identity = e.logprob + e.log_partition_before - e.log_partition_after
     assert_close(e.spilled[1:], identity[1:], tolerance(f))
     assert_close(e.spilled[1:], energy.spilled_energy(f, ids), tolerance(f))
 
@@ -74,7 +74,7 @@ def test_a_spill_is_log_probability_plus_a_potential_difference(text):
 def test_spills_telescope_to_the_sequence_log_probability(text):
     f, ids = text
     e = energy.token_energies(f, ids)
-    telescoped = e.logprob[1:].sum() + e.log_partition[0] - e.log_partition[-1]
+    telescoped = e.logprob[1:].sum() + e.log_partition_after[0] - e.log_partition_after[-1]
     assert_close(energy.spilled_energy(f, ids).sum(), telescoped, tolerance(f) * len(ids))
     exact = f.double().log_softmax(-1)[:-1].gather(-1, ids[1:, None]).sum()
     v = f.double().logsumexp(-1)
@@ -90,13 +90,13 @@ def test_every_energy_agrees_with_a_plain_float64_computation(text):
     term_1 = torch.stack([exact[t - 1, ids[t]] for t in range(1, len(ids))])
     expected = {
         "logit": term_1,
-        "log_partition": v[1:],
+        "log_partition_after": v[1:],
         "logprob": term_1 - v[:-1],
         "spilled": term_1 - v[1:],
-        "mean_logit": exact.mean(-1)[1:],
-        "self_certainty": (-logp.mean(-1) - math.log(f.shape[-1]))[1:],
-        "entropy": -(logp.exp() * logp).sum(-1)[1:],
-        "max_logprob": logp.amax(-1)[1:],
+        "mean_logit_after": exact.mean(-1)[1:],
+        "self_certainty_after": (-logp.mean(-1) - math.log(f.shape[-1]))[1:],
+        "entropy_after": -(logp.exp() * logp).sum(-1)[1:],
+        "max_logprob_after": logp.amax(-1)[1:],
         "log_partition_before": v[:-1],
     }
     for name, value in expected.items():
@@ -126,12 +126,12 @@ def test_the_log_partition_is_mean_plus_log_vocabulary_plus_self_certainty(text)
 def test_a_gauge_change_moves_spills_by_g_and_nothing_observable(text, reach, seed):
     f, ids = text
     g = (torch.rand(len(f), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * reach).to(f.dtype)
-    moved = energy.shift(f, g)
+    moved = gauge.shift(f, g)
     before, after = energy.token_energies(f, ids), energy.token_energies(moved, ids)
     atol = tolerance(f, moved)
     assert_close(after.spilled[1:], before.spilled[1:] + g[:-1] - g[1:], atol)
-    assert_close(after.mean_logit, before.mean_logit + g, atol)
-    for name in ("logprob", "self_certainty", "entropy", "max_logprob"):
+    assert_close(after.mean_logit_after, before.mean_logit_after + g, atol)
+    for name in ("logprob", "self_certainty_after", "entropy_after", "max_logprob_after"):
         assert_close(getattr(after, name)[1:], getattr(before, name)[1:], atol)
     assert_close(torch.softmax(moved, -1), torch.softmax(f, -1), min(1.0, atol))
 
@@ -143,7 +143,7 @@ def test_a_gauge_change_moves_spills_by_g_and_nothing_observable(text, reach, se
 @given(texts())
 def test_in_the_joint_gauge_nothing_spills(text):
     f, ids = text
-    joint = energy.to_joint(f, ids)
+    joint = gauge.to_joint(f, ids)
     assert_close(energy.spilled_energy(joint, ids), torch.zeros(len(ids) - 1), tolerance(f, joint))
 
 
@@ -151,7 +151,7 @@ def test_in_the_joint_gauge_nothing_spills(text):
 @given(texts())
 def test_in_the_conditional_gauge_a_spill_is_a_log_probability(text):
     f, ids = text
-    conditional = energy.to_conditional(f)
+    conditional = gauge.to_conditional(f)
     assert_close(energy.log_partition(conditional), torch.zeros(len(f)), tolerance(f, conditional))
     logprob = energy.token_energies(f, ids).logprob[1:]
     assert_close(energy.spilled_energy(conditional, ids), logprob, tolerance(f, conditional))
@@ -161,7 +161,7 @@ def test_in_the_conditional_gauge_a_spill_is_a_log_probability(text):
 @given(texts())
 def test_in_the_centred_gauge_the_mean_is_zero_and_the_gauge_term_is_gone(text):
     f, ids = text
-    centred = energy.center(f)
+    centred = gauge.center(f)
     assert_close(centred.double().mean(-1), torch.zeros(len(f)), tolerance(f))
     terms, terms_centred = energy.three_terms(f, ids), energy.three_terms(centred, ids)
     assert_close(terms_centred.gauge_drop, torch.zeros(len(ids) - 1), tolerance(f, centred))
@@ -170,7 +170,7 @@ def test_in_the_centred_gauge_the_mean_is_zero_and_the_gauge_term_is_gone(text):
 
 
 def test_the_joint_gauge_starts_from_the_probability_of_the_first_token():
-    joint = energy.to_joint(SMALL, SMALL_IDS, log_prob_first=-1.5)
+    joint = gauge.to_joint(SMALL, SMALL_IDS, log_prob_first=-1.5)
     assert_close(energy.log_partition(joint)[0], -1.5, 1e-12)
     log_p = torch.log_softmax(SMALL, -1)
     assert_close(energy.log_partition(joint)[2], -1.5 + log_p[0, 0] + log_p[1, 1], 1e-12)
@@ -202,8 +202,8 @@ def test_the_first_token_has_a_term_2_but_no_term_1():
 
 def test_fields_before_a_token_are_the_fields_after_the_previous_one():
     e = energy.token_energies(SMALL, SMALL_IDS)
-    for name in ("log_partition", "entropy", "mean_logit", "self_certainty", "max_logprob"):
-        assert torch.equal(getattr(e, f"{name}_before")[1:], getattr(e, name)[:-1]), name
+    for name in energy.Potentials._fields:
+        assert torch.equal(getattr(e, f"{name}_before")[1:], getattr(e, f"{name}_after")[:-1]), name
 
 
 def test_the_last_token_does_not_need_a_logit_it_was_never_given():
@@ -261,7 +261,7 @@ def test_the_entropy_of_two_pieces_holds_the_entropy_of_the_choice_between_them(
 
 def test_a_large_constant_does_not_disturb_what_no_gauge_touches():
     f = torch.tensor([0.7, 0.2, 0.1]).log()
-    near, far = energy.potentials(f), energy.potentials(energy.shift(f, 4096.0))
+    near, far = energy.potentials(f), energy.potentials(gauge.shift(f, 4096.0))
     assert far.entropy.item() == pytest.approx(near.entropy.item(), abs=2e-3)
     assert far.self_certainty.item() == pytest.approx(near.self_certainty.item(), abs=2e-3)
 
@@ -275,8 +275,8 @@ def test_half_precision_is_computed_in_float32(dtype):
     ids = torch.tensor([0, 1, 2, 3])
     for half, single in zip(energy.token_energies(f, ids), energy.token_energies(f.float(), ids), strict=True):
         assert torch.equal(half.nan_to_num(), single.nan_to_num())
-    for gauge in (energy.center, energy.to_conditional, lambda f: energy.shift(f, 1.0)):
-        assert torch.equal(gauge(f), gauge(f.float()))
+    for rewrite in (gauge.center, gauge.to_conditional, lambda f: gauge.shift(f, 1.0)):
+        assert torch.equal(rewrite(f), rewrite(f.float()))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -289,7 +289,7 @@ def test_energies_are_float64_so_that_they_add_up(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gauges_return_logits_of_the_same_precision(dtype):
     f = SMALL.to(dtype)
-    for logits in (energy.center(f), energy.to_conditional(f), energy.to_joint(f, SMALL_IDS), energy.shift(f, 1.0)):
+    for logits in (gauge.center(f), gauge.to_conditional(f), gauge.to_joint(f, SMALL_IDS), gauge.shift(f, 1.0)):
         assert logits.dtype == dtype
 
 
@@ -297,14 +297,14 @@ def test_the_conditional_gauge_is_accurate_at_a_large_vocabulary():
     """An almost flat row: here torch's own float32 log_softmax is off by 2e-5, twenty times the tolerance."""
     f = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0)) * 1e-6
     f[0, 0] = 1e-3
-    assert_close(energy.to_conditional(f), f.double().log_softmax(-1), 1e-6)
+    assert_close(gauge.to_conditional(f), f.double().log_softmax(-1), 1e-6)
 
 
 def test_inputs_are_left_as_they_were():
     f, ids = SMALL.clone(), SMALL_IDS.clone()
-    for call in (energy.token_energies, energy.three_terms, energy.to_joint, energy.spilled_energy):
+    for call in (energy.token_energies, energy.three_terms, gauge.to_joint, energy.spilled_energy):
         call(f, ids)
-    energy.center(f), energy.to_conditional(f), energy.shift(f, 2.0)
+    gauge.center(f), gauge.to_conditional(f), gauge.shift(f, 2.0)
     assert torch.equal(f, SMALL) and torch.equal(ids, SMALL_IDS)
 
 
@@ -312,8 +312,8 @@ def test_inputs_are_left_as_they_were():
 
 NAN, INFINITE = SMALL.clone(), SMALL.clone()
 NAN[0, 0], INFINITE[3, 1] = math.nan, -math.inf
-WITH_IDS = (energy.spilled_energy, energy.token_energies, energy.three_terms, energy.to_joint)
-ALONE = (energy.potentials, energy.log_partition, energy.center, energy.to_conditional, lambda f: energy.shift(f, 1.0))
+WITH_IDS = (energy.spilled_energy, energy.token_energies, energy.three_terms, gauge.to_joint)
+ALONE = (energy.potentials, energy.log_partition, gauge.center, gauge.to_conditional, lambda f: gauge.shift(f, 1.0))
 
 
 @pytest.mark.parametrize("function", WITH_IDS)
@@ -361,10 +361,10 @@ def test_bad_logits_alone_are_refused_with_a_reason(function, logits, says):
 @pytest.mark.parametrize("g", [torch.zeros(3), torch.zeros(4, 3), torch.zeros(4, 1)])
 def test_a_gauge_must_have_one_value_a_context(g):
     with pytest.raises(ValueError, match="g must be a number or have one value a context"):
-        energy.shift(SMALL, g)
+        gauge.shift(SMALL, g)
 
 
 @pytest.mark.parametrize("g", [math.nan, math.inf, torch.tensor([0.0, 0.0, -math.inf, 0.0])])
 def test_a_gauge_must_be_finite(g):
     with pytest.raises(ValueError, match="g contains NaN or infinite"):
-        energy.shift(SMALL, g)
+        gauge.shift(SMALL, g)

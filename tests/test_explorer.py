@@ -2,7 +2,9 @@
 
 import pytest
 
-from utils.lm import GAUGES, in_gauge, load_lm, score
+from utils.gauge import GAUGES, in_gauge
+from utils.load import load_lm
+from utils.score import score
 from utils.widgets import SENTENCE_COLUMNS, sentence_explorer
 
 TEXT = "The capital of Japan is Tokyo."

@@ -10,7 +10,9 @@ from conftest import REAL_DATA, need
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from utils.energy import TokenEnergies
-from utils.lm import LM, EnergyRecorder, Writer, generate, load_lm, score, score_ids, stream
+from utils.load import LM, load_lm
+from utils.score import score, score_ids
+from utils.write import EnergyRecorder, Writer, generate, stream
 
 NUMBERS = list(TokenEnergies._fields)
 SAMPLED = {"temperature": 1.3, "top_k": 50, "top_p": 0.95, "seed": 3}
@@ -58,7 +60,7 @@ def finished_ids(lm: LM, prompt: str, table: pd.DataFrame, bos: bool) -> torch.T
 
 
 def assert_same_energies(got: pd.DataFrame, want: pd.DataFrame) -> None:
-    atol = 5e-6 * max(1.0, np.nanmax(np.abs(want[["logit", "log_partition"]].to_numpy())))
+    atol = 5e-6 * max(1.0, np.nanmax(np.abs(want[["logit", "log_partition_after"]].to_numpy())))
     np.testing.assert_allclose(got[NUMBERS].to_numpy(), want[NUMBERS].to_numpy(), rtol=0, atol=atol)
 
 
@@ -222,8 +224,8 @@ def test_a_recorder_sees_raw_energies_of_all_but_the_last_token(case, options):
     energies = recorder.energies(sequences)
     want = score_ids(lm.model, sequences)
     new = energies.spilled.shape[1]
-    atol = 5e-6 * max(1.0, want.log_partition.abs().max().item())
-    for name in ("spilled", "logprob", "self_certainty", "log_partition_before"):
+    atol = 5e-6 * max(1.0, want.log_partition_after.abs().max().item())
+    for name in ("spilled", "logprob", "self_certainty_after", "log_partition_before"):
         got = getattr(energies, name)[0, :-1]
         torch.testing.assert_close(got, getattr(want, name)[0, -new:-1], rtol=0, atol=atol)
 
@@ -239,7 +241,7 @@ def test_limit_a_recorder_sees_logits_after_the_repetition_penalty(lm, prompts):
     recorder, sequences = watched(lm, prompts[0], repetition_penalty=1.5)
     energies, raw = recorder.energies(sequences), score_ids(lm.model, sequences)
     new = energies.spilled.shape[1]
-    assert (energies.mean_logit - raw.mean_logit[:, -new:])[0, :-1].abs().min() > 1e-3
+    assert (energies.mean_logit_after - raw.mean_logit_after[:, -new:])[0, :-1].abs().min() > 1e-3
 
 
 def test_a_recorder_follows_a_batch(lm, prompts):

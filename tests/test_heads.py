@@ -5,9 +5,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from utils import lm as scoring
+from utils import score as scoring
 from utils.energy import token_energies
-from utils.lm import output_head, score_ids
+from utils.score import output_head, score_ids
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -45,7 +45,7 @@ def ids():
 
 
 def assert_close(got, want, per_nat: float) -> None:
-    limit = per_nat * max(1.0, want.logit.nan_to_num().abs().max().item(), want.log_partition.abs().max().item())
+    limit = per_nat * max(1.0, want.logit.nan_to_num().abs().max().item(), want.log_partition_after.abs().max().item())
     for field, expected in zip(got, want, strict=True):
         torch.testing.assert_close(field, expected.double(), rtol=0, atol=limit, equal_nan=True)
 
@@ -77,7 +77,8 @@ def test_special_logits_are_special():
         ("cohere", {"logit_scale": 1.0}),
     ):
         with_it, without = build(architecture), build(architecture, **plain)
-        assert (score_ids(with_it, ids).log_partition - score_ids(without, ids).log_partition).abs().max() > 0.1
+        moved = score_ids(with_it, ids).log_partition_after - score_ids(without, ids).log_partition_after
+        assert moved.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("architecture", ["bert", "electra"])

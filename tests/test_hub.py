@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 
 from utils import ROOT, hub
-from utils.lm import MODELS, PINNED, load_lm
+from utils.load import MODELS, PINNED, load_lm
 
 HUB_ID, REVISION, STAND_IN = PINNED["gpt2"]
 SMALL = {
@@ -257,7 +257,7 @@ def use(server_url: str, home, code: str, **environment) -> subprocess.Completed
     )
 
 
-LOAD = "from utils.lm import load_lm; lm = load_lm('gpt2'); print(lm.source)"
+LOAD = "from utils.load import load_lm; lm = load_lm('gpt2'); print(lm.source)"
 
 
 def test_downloaded_once_a_model_is_read_from_the_cache_and_offline(standin, tmp_path):

@@ -14,8 +14,10 @@ from datasets import config
 from sklearn.metrics import roc_auc_score
 from test_hub import standin  # noqa: F401 (a fixture)
 
-from utils import DATA, detect, images, plots, train_images, widgets
-from utils.energy import log_partition, shift
+from utils import DATA, detect, images, plots, widgets
+from utils.energy import log_partition
+from utils.gauge import shift
+from utils.workshop import train_images
 
 RNG = np.random.default_rng(0)
 PICTURES = torch.from_numpy(RNG.integers(0, 256, (24, 3, 32, 32), dtype=np.uint8))

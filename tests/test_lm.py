@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.energy import TokenEnergies, token_energies
-from utils.lm import LM, MODELS, answer_rows, find_answer, load_lm, score, score_ids
+from utils.load import LM, MODELS, load_lm
+from utils.score import answer_rows, find_answer, score, score_ids
 
 BUNDLED = ["almanac-gpt2", "almanac-llama"]
 TEXTS = [
@@ -25,7 +26,7 @@ NUMBERS = list(TokenEnergies._fields)
 
 def tolerance(table: pd.DataFrame) -> float:
     """design: 5e-6 · max(1, max |f|), with the largest energy at hand for max |f|"""
-    return 5e-6 * max(1.0, np.nanmax(np.abs(table[["logit", "log_partition"]].to_numpy())))
+    return 5e-6 * max(1.0, np.nanmax(np.abs(table[["logit", "log_partition_after"]].to_numpy())))
 
 
 @pytest.fixture(scope="module", params=BUNDLED)
@@ -55,17 +56,18 @@ def test_score_equals_a_few_independent_lines_on_the_models_own_logits(lm, table
 
 def test_spills_telescope_to_the_log_probability_and_two_potentials(table):
     for _, rows in table.groupby("text"):
-        expected = rows.logprob.sum() + rows.log_partition_before.iloc[0] - rows.log_partition.iloc[-1]
+        expected = rows.logprob.sum() + rows.log_partition_before.iloc[0] - rows.log_partition_after.iloc[-1]
         assert rows.spilled.sum() == pytest.approx(expected, abs=tolerance(table))
 
 
 def test_every_row_satisfies_the_identities_of_the_notation_table(lm, table):
     log_vocab = np.log(lm.model.config.vocab_size)
     close = {"rtol": 0, "atol": tolerance(table)}
-    np.testing.assert_allclose(table.log_partition, table.mean_logit + log_vocab + table.self_certainty, **close)
-    np.testing.assert_allclose(table.spilled, table.logprob + table.log_partition_before - table.log_partition, **close)
+    V, m, K = table.log_partition_after, table.mean_logit_after, table.self_certainty_after
+    np.testing.assert_allclose(V, m + log_vocab + K, **close)
+    np.testing.assert_allclose(table.spilled, table.logprob + table.log_partition_before - V, **close)
     inside = table[table.position > 0]
-    np.testing.assert_array_equal(inside.log_partition_before, table.log_partition.shift()[inside.index])
+    np.testing.assert_array_equal(inside.log_partition_before, table.log_partition_after.shift()[inside.index])
 
 
 # What must change nothing
@@ -105,7 +107,7 @@ def test_padding_on_either_side_changes_nothing_and_pads_are_nan(lengths, archit
         expected = token_energies(model(alone).logits, alone)
         real = mask[i].bool()
         for got, want in zip(energies, expected, strict=True):
-            limit = 5e-6 * max(1.0, expected.log_partition.abs().max().item())
+            limit = 5e-6 * max(1.0, expected.log_partition_after.abs().max().item())
             torch.testing.assert_close(got[i][real], want[0].double(), rtol=0, atol=limit, equal_nan=True)
             assert got[i][~real].isnan().all()
 
@@ -115,7 +117,7 @@ def test_half_precision_models_are_reduced_in_float32(tiny_model):
     half = tiny_model.to(torch.bfloat16)
     energies = score_ids(half, ids)
     expected = token_energies(half(ids).logits.float(), ids)
-    limit = 5e-6 * max(1.0, expected.log_partition.abs().max().item())
+    limit = 5e-6 * max(1.0, expected.log_partition_after.abs().max().item())
     torch.testing.assert_close(energies.spilled, expected.spilled.double(), rtol=0, atol=limit, equal_nan=True)
 
 
@@ -132,7 +134,7 @@ def test_without_bos_the_first_token_has_no_term_1(lm):
     first = table[table.position == 0]
     assert first[["logit", "logprob", "spilled", "log_partition_before"]].isna().all(axis=None)
     assert table[table.position > 0][NUMBERS].notna().all(axis=None)
-    assert first[["log_partition", "entropy", "mean_logit"]].notna().all(axis=None)
+    assert first[["log_partition_after", "entropy_after", "mean_logit_after"]].notna().all(axis=None)
 
 
 def test_answer_rows_follow_the_characters_of_the_answer(table):
@@ -293,7 +295,7 @@ def test_a_llama_that_nobody_here_trained_scores_unchanged(stories):
     text = "Once upon a time, there was a little girl named Lily."
     table = score(stories, [text])
     assert table.spilled.sum() == pytest.approx(
-        table.logprob.sum() + table.log_partition_before.iloc[0] - table.log_partition.iloc[-1], abs=1e-9
+        table.logprob.sum() + table.log_partition_before.iloc[0] - table.log_partition_after.iloc[-1], abs=1e-9
     )
     assert -table.logprob.mean() < 2.0  # it knows this kind of sentence
     assert isinstance(stories, LM) and not stories.stand_in

@@ -8,9 +8,9 @@ import torch
 from conftest import REAL_DATA, need
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-import utils.lm
+import utils.load
 from utils import ROOT
-from utils.lm import LM
+from utils.load import LM
 
 FEWER = ("sample(60,", "sample(4,")  # countries: four are enough to run everything
 
@@ -37,7 +37,7 @@ def random_gpt2():
 
 
 def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(random_gpt2, monkeypatch, capsys):
-    monkeypatch.setattr(utils.lm, "load_lm", lambda name: random_gpt2)
+    monkeypatch.setattr(utils.load, "load_lm", lambda name: random_gpt2)
     screen = Screen()
     monkeypatch.setattr(IPython.display, "display", screen)
     matplotlib.use("agg")

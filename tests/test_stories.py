@@ -7,7 +7,9 @@ import pytest
 from conftest import REAL_DATA, need
 from scipy.stats import t as student
 
-from utils.lm import generate, load_lm, score
+from utils.load import load_lm
+from utils.score import score
+from utils.write import generate
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,8 @@ def test_scrambling_the_words_changes_v_and_the_paired_difference_is_reported(st
     assert len(sentences) >= 200
     rng = np.random.default_rng(0)
     scrambled = [" ".join(rng.permutation(s.rstrip(".!?").split())) + s[-1] for s in sentences]
-    mean_v = [score(stories, texts).groupby("text").log_partition.mean().to_numpy() for texts in (sentences, scrambled)]
+    tables = [score(stories, texts).groupby("text") for texts in (sentences, scrambled)]
+    mean_v = [table.log_partition_after.mean().to_numpy() for table in tables]
     difference = mean_v[0] - mean_v[1]
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     low, high = difference.mean() + error * student.ppf([0.025, 0.975], len(difference) - 1)

@@ -8,8 +8,8 @@ import torch
 
 from utils import DATA
 from utils.almanac import Almanac
-from utils.lm import load_lm
-from utils.train import RECIPES, Recorder, build_model, document_batch, loss_of, train
+from utils.load import load_lm
+from utils.workshop.train import RECIPES, Recorder, build_model, document_batch, loss_of, train
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ SCORES = {
     "logprob": Score("−log p(x|c)", lambda x: -x.logprob, "surprise, the usual baseline"),
     "logit": Score("−f(x;c)", lambda x: -x.logit, "few familiar features, low logit (2203.02486)"),
     "partition_before": Score("−V(c)", lambda x: -x.log_partition_before, "unfamiliar: high energy (2010.03759)"),
-    "partition_after": Score("−V(c,x)", lambda x: -x.log_partition, "a limp Term 2 (the blog post)"),
+    "partition_after": Score("−V(c,x)", lambda x: -x.log_partition_after, "a limp Term 2 (the blog post)"),
     "entropy": Score("H(c)", lambda x: x.entropy_before, "predictive uncertainty (2002.07650)"),
     "max_prob": Score("−max log p(·|c)", lambda x: -x.max_logprob_before, "low maximum probability (1610.02136)"),
     "self_certainty": Score("−K(c)", lambda x: -x.self_certainty_before, "low self-certainty (2502.18581)"),

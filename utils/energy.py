@@ -30,25 +30,24 @@ class Potentials(NamedTuple):
 class TokenEnergies(NamedTuple):
     """Energies of each token `x` in its context `c`; every field has the shape of `ids`, in nats.
 
-    The fields without a suffix belong to the distribution *after* `x` was read, those ending in
-    `_before` to the distribution `x` was chosen from. So in every row
-    `log_partition = mean_logit + log |V| + self_certainty` and
-    `spilled = logprob + log_partition_before − log_partition`.
+    Fields of a distribution say which one: `_before`, the one `x` was chosen from, or `_after`, the one after
+    `x` was read. So `spilled = logit − log_partition_after = logprob + log_partition_before −
+    log_partition_after`, and on either side `log_partition = mean_logit + log |V| + self_certainty`.
     """
 
     logit: Tensor  # f(x; c), Term 1
-    log_partition: Tensor  # V(c, x), Term 2
     logprob: Tensor  # log p(x | c)
-    spilled: Tensor  # s(c, x) = logit − log_partition
-    entropy: Tensor
-    mean_logit: Tensor
-    self_certainty: Tensor
-    max_logprob: Tensor
+    spilled: Tensor  # s(c, x) = logit − log_partition_after
     log_partition_before: Tensor  # V(c)
+    mean_logit_before: Tensor  # m(c)
+    self_certainty_before: Tensor  # K(c)
     entropy_before: Tensor
-    mean_logit_before: Tensor
-    self_certainty_before: Tensor
     max_logprob_before: Tensor
+    log_partition_after: Tensor  # V(c, x), Term 2
+    mean_logit_after: Tensor
+    self_certainty_after: Tensor
+    entropy_after: Tensor
+    max_logprob_after: Tensor
 
 
 class ThreeTerms(NamedTuple):
@@ -173,18 +172,10 @@ def align(after: Potentials, logit: Tensor) -> TokenEnergies:
     logit = shifted(logit)
     return TokenEnergies(
         logit=logit,
-        log_partition=after.log_partition,
         logprob=logit - before.log_partition,
         spilled=logit - after.log_partition,
-        entropy=after.entropy,
-        mean_logit=after.mean_logit,
-        self_certainty=after.self_certainty,
-        max_logprob=after.max_logprob,
-        log_partition_before=before.log_partition,
-        entropy_before=before.entropy,
-        mean_logit_before=before.mean_logit,
-        self_certainty_before=before.self_certainty,
-        max_logprob_before=before.max_logprob,
+        **{f"{name}_before": field for name, field in before._asdict().items()},
+        **{f"{name}_after": field for name, field in after._asdict().items()},
     )
 
 
@@ -206,45 +197,6 @@ def terms_of(energies) -> ThreeTerms:
     """The same split from energies already computed: a `TokenEnergies` or a table from `lm.score`."""
     return ThreeTerms(
         likelihood=energies.logprob,
-        certainty_drop=energies.self_certainty_before - energies.self_certainty,
-        gauge_drop=energies.mean_logit_before - energies.mean_logit,
+        certainty_drop=energies.self_certainty_before - energies.self_certainty_after,
+        gauge_drop=energies.mean_logit_before - energies.mean_logit_after,
     )
-
-
-# Gauges: the same probabilities, written with other logits.
-
-
-def shift(logits: Tensor, g: Tensor) -> Tensor:
-    """`f → f + g(c)`: logits [..., |V|], `g` [...] or a number. No probability changes; every spill does."""
-    f = as_finite(logits)
-    g = torch.as_tensor(g, dtype=f.dtype, device=f.device)
-    if not torch.isfinite(g).all():
-        raise ValueError("g contains NaN or infinite values; a gauge gives every context a number")
-    if g.ndim > 0 and g.shape != f.shape[:-1]:
-        raise ValueError(f"g must be a number or have one value a context, {[*f.shape[:-1]]}; got {[*g.shape]}")
-    return f + g.unsqueeze(-1)
-
-
-def center(logits: Tensor) -> Tensor:
-    """The centred gauge, `mean_y f(y; c) = 0`, where `V(c) = log |V| + K(c)`."""
-    f = as_finite(logits)
-    return f - f.mean(-1, keepdim=True)
-
-
-def to_conditional(logits: Tensor) -> Tensor:
-    """The conditional gauge, `f = log p(· | c)`: `V(c) = 0`, and a spill is a log-probability."""
-    f = as_finite(logits)  # torch's float32 log_softmax can be off by 2e-5 at 50,000 tokens
-    return f - f.logsumexp(-1, keepdim=True)
-
-
-def to_joint(logits: Tensor, ids: Tensor, log_prob_first: float = 0.0) -> Tensor:
-    """The joint gauge, `f = log p(c, ·)`: `V(c) = log p(c)`, and every spill along `ids` is zero.
-
-    Args: `logits` [..., T, |V|] and `ids` [..., T] as in `spilled_energy`; `log_prob_first` is the log
-    probability of the first token, 0 when it is a BOS that every text starts with.
-    """
-    check_ids(logits, ids)
-    conditional = to_conditional(logits)
-    log_prob_context = torch.cumsum(chosen(conditional, ids), -1) + log_prob_first
-    first = torch.full_like(log_prob_context[..., :1], log_prob_first)
-    return shift(conditional, torch.cat([first, log_prob_context], -1))

@@ -161,12 +161,12 @@ def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known)
 
 SENTENCE_COLUMNS = {  # what a token can be coloured by, and where its colour scale is centred
     "spilled": ("spilled energy (nats)", 0.0),
-    "log_partition": ("V(c, x), Term 2 (nats)", None),
+    "log_partition_after": ("V(c, x), Term 2 (nats)", None),
     "logit": ("f(x; c), Term 1 (nats)", None),
     "logprob": ("log p(x|c) (nats)", None),
-    "self_certainty": ("K(c, x) (nats)", None),
-    "mean_logit": ("m(c, x) (nats)", None),
-    "entropy": ("entropy after the token (nats)", None),
+    "self_certainty_after": ("K(c, x) (nats)", None),
+    "mean_logit_after": ("m(c, x) (nats)", None),
+    "entropy_after": ("entropy after the token (nats)", None),
 }
 
 

@@ -28,22 +28,12 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from utils import DATA, ROOT, plots, versions
 from utils.almanac import Almanac
-from utils.card import list_files
-from utils.cluster import score_parquet
 from utils.energy import TokenEnergies, token_energies
-from utils.lm import (
-    LM,
-    MODELS,
-    Window,
-    Writer,
-    arguments,
-    load_lm,
-    output_head,
-    score,
-    score_ids,
-    score_windows,
-    stream,
-)
+from utils.load import LM, MODELS, load_lm
+from utils.score import Window, arguments, output_head, score, score_ids, score_windows
+from utils.workshop.card import list_files
+from utils.workshop.cluster import score_parquet
+from utils.write import Writer, stream
 
 RECORD = DATA / "recorded" / "bench.csv"
 FIGURE = ROOT / "notebooks" / "figures" / "bench.png"

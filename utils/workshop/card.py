@@ -1,4 +1,4 @@
-"""The measured part of the data card: `python -m utils.card` rewrites the tables of `data/README.md`."""
+"""The measured part of the data card: `python -m utils.workshop.card` rewrites the tables of `data/README.md`."""
 
 import hashlib
 import re
@@ -9,8 +9,8 @@ import torch
 
 from utils import DATA
 from utils.almanac import Almanac
-from utils.lm import LM, load_lm
-from utils.train import RECIPES
+from utils.load import LM, load_lm
+from utils.workshop.train import RECIPES
 
 MODELS = [
     f"almanac-{architecture}{step}" for architecture in ("gpt2", "llama") for step in ("", "-step1600", "-step400")
@@ -18,10 +18,10 @@ MODELS = [
 MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"almanac\.csv": "written for this course, checked against public tables",
     r"almanac-tokenizer\.json": "`utils.almanac.train_tokenizer`",
-    r"models/almanac-": "`python -m utils.train`",
-    r"models/cifar10-|recorded/cifar10-": "`python -m utils.train_images`",
+    r"models/almanac-": "`python -m utils.workshop.train`",
+    r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
     r"recorded/bench": "`make bench`",
-    r"recorded/": "`python -m utils.train`",
+    r"recorded/": "`python -m utils.workshop.train`",
 }
 
 

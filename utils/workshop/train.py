@@ -1,4 +1,4 @@
-"""How every bundled weight and recorded table was made: `python -m utils.train NAME …` (or `make train`).
+"""How every bundled weight and recorded table was made: `python -m utils.workshop.train NAME …` (or `make train`).
 
 A run is seeded, shows its progress, and resumes from `build/train/` when it was interrupted. It draws each
 document independently from the Almanac's training law, never epochs over a list, one document per row.

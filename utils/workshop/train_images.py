@@ -1,6 +1,6 @@
-"""How the CIFAR-10 classifier and its recorded logits were made: `python -m utils.train_images` (or `make train`).
+"""How the CIFAR-10 classifier and its record were made: `python -m utils.workshop.train_images` (or `make train`).
 
-Like `utils.train`: seeded, with a progress bar, resumed from `build/train/` when it was interrupted. Each step
+Like `utils.workshop.train`: seeded, with a progress bar, resumed from `build/train/` when it was interrupted. Each step
 depends on (seed, step) alone. The loss is plain cross-entropy: label smoothing or temperature would reshape the
 very logits this course looks at. All choices were made on 5,000 training images held out for validation.
 """

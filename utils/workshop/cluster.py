@@ -1,7 +1,7 @@
 """The scorer on many machines: one stage of Ray Data, from Parquet to Parquet. Needs the extra `cluster`.
 
 Ray cuts the work up, moves the blocks, restarts workers that die and hands out their blocks again. What is
-ours is a `Scorer`: it opens a model once and turns a batch of texts into the table of `lm.score`.
+ours is a `Scorer`: it opens a model once and turns a batch of texts into the table of `score`.
 """
 
 import logging
@@ -11,13 +11,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from utils.lm import load_lm, score
+from utils.load import load_lm
+from utils.score import score
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by Ray when it starts: send no statistics
 
 
 class Scorer:
-    """A worker. `options` are those of `lm.score`; the model moves to a GPU if Ray gave this worker one."""
+    """A worker. `options` are those of `score`; the model moves to a GPU if Ray gave this worker one."""
 
     def __init__(self, model: str, source: str, text: str, key: str, options: dict):
         self.lm, self.text, self.key, self.options = load_lm(model, source), text, key, options
@@ -44,7 +45,7 @@ def score_parquet(
 ) -> None:
     """Score the texts of a Parquet file or folder; write one row per token to Parquet files in `target`.
 
-    A row has the text's `key`, the `model` that scored it, and the columns of `lm.score` from `position` on.
+    A row has the text's `key`, the `model` that scored it, and the columns of `score` from `position` on.
     Rows come in no particular order: sort by `key` and `position`. All machines must see both folders.
 
     Args:
@@ -54,7 +55,7 @@ def score_parquet(
         resources: what Ray sets aside for a worker, or `{"num_gpus": 1}`. Half a core is the default, so that
             reading and writing find room beside the workers; a worker that gets less than two runs one thread.
         progress: let Ray show what it does.
-        options: those of `lm.score`.
+        options: those of `score`.
 
     The model is settled here, once: no worker falls back to a stand-in by itself. Joins the cluster that Ray
     is connected to, or starts one on this machine. Raises ValueError for a column that is not there and a

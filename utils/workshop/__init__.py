@@ -1,0 +1,1 @@
+"""What only a maintainer runs: how everything in `data/` was made. Nothing a student reads imports it."""
