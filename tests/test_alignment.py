@@ -10,7 +10,8 @@ import torch
 from utils.energy import log_partition, spilled_energy
 from utils.gauge import GAUGES, center, in_gauge, to_conditional, to_joint
 from utils.load import load_lm
-from utils.score import answer_rows, encode, find_answer, score, score_ids
+from utils.reading import score_ids
+from utils.score import answer_rows, encode, find_answer, score
 from utils.write import generate, stream
 
 PROMPT, ANSWER = "The capital of Japan is", " Tokyo"

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from utils.energy import TokenEnergies
 from utils.load import LM, load_lm
-from utils.score import score, score_ids
-from utils.write import EnergyRecorder, Writer, generate, stream
+from utils.reading import score_ids
+from utils.score import score
+from utils.write import Writer, generate, stream
 
 NUMBERS = list(TokenEnergies._fields)
 SAMPLED = {"temperature": 1.3, "top_k": 50, "top_p": 0.95, "seed": 3}
@@ -204,66 +205,15 @@ def test_characters_of_several_tokens_belong_to_the_token_that_completes_them(lm
     assert [row["end"] for row in rows] == list(2 + np.cumsum([len(piece) for piece in pieces]))
 
 
-# Watching someone else's generate
-
-
-def watched(lm: LM, prompt: str, **options):
-    ids = torch.tensor([[lm.tokenizer.bos_token_id, *lm.tokenizer(prompt, add_special_tokens=False).input_ids]])
-    recorder = EnergyRecorder()
-    sequences = lm.model.generate(
-        ids, attention_mask=torch.ones_like(ids), logits_processor=[recorder], pad_token_id=0,
-        max_new_tokens=5, **options,
-    )  # fmt: skip
-    return recorder, sequences
-
-
-@pytest.mark.parametrize("options", [{}, {"do_sample": True, "temperature": 2.0, "top_k": 20}], ids=str)
-def test_a_recorder_sees_raw_energies_of_all_but_the_last_token(case, options):
-    lm, prompt, _ = case
-    recorder, sequences = watched(lm, prompt, **options)
-    energies = recorder.energies(sequences)
-    want = score_ids(lm.model, sequences)
-    new = energies.spilled.shape[1]
-    atol = 5e-6 * max(1.0, want.log_partition_after.abs().max().item())
-    for name in ("spilled", "logprob", "self_certainty_after", "log_partition_before"):
-        got = getattr(energies, name)[0, :-1]
-        torch.testing.assert_close(got, getattr(want, name)[0, -new:-1], rtol=0, atol=atol)
-
-
-def test_limit_a_recorder_never_sees_the_step_after_the_last_token(lm, prompts):
-    recorder, sequences = watched(lm, prompts[0])
-    energies = recorder.energies(sequences)
-    assert energies.spilled[0, -1].isnan() and energies.logprob[0, -1].isfinite()
-    assert energies.spilled[0, :-1].isfinite().all()
-
-
-def test_limit_a_recorder_sees_logits_after_the_repetition_penalty(lm, prompts):
-    recorder, sequences = watched(lm, prompts[0], repetition_penalty=1.5)
-    energies, raw = recorder.energies(sequences), score_ids(lm.model, sequences)
-    new = energies.spilled.shape[1]
-    assert (energies.mean_logit_after - raw.mean_logit_after[:, -new:])[0, :-1].abs().min() > 1e-3
-
-
-def test_a_recorder_follows_a_batch(lm, prompts):
-    ids = torch.tensor([[0, *lm.tokenizer(f"On {day}, Ada buys").input_ids] for day in ("Monday", "Friday")])
-    recorder = EnergyRecorder()
-    sequences = lm.model.generate(
-        ids, attention_mask=torch.ones_like(ids), logits_processor=[recorder], max_new_tokens=2, do_sample=True
-    )
-    want = score_ids(lm.model, sequences).spilled[:, -2]
-    torch.testing.assert_close(recorder.energies(sequences).spilled[:, 0], want, rtol=0, atol=1e-4)
-
-
-def test_a_recorder_refuses_what_it_cannot_follow(lm, prompts):
-    with pytest.raises(ValueError, match="no beam search"):
-        watched(lm, "On", num_beams=3)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        watched(lm, prompts[0], suppress_tokens=[5])
-    with pytest.raises(ValueError, match="nothing was recorded"):
-        EnergyRecorder().energies(torch.ones(1, 3))
-    recorder, sequences = watched(lm, prompts[0])
-    with pytest.raises(ValueError, match="fresh recorder"):
-        lm.model.generate(sequences[:, :3], logits_processor=[recorder], max_new_tokens=1)
+def test_what_transformers_writes_has_the_energies_that_score_ids_reads(lm, prompts):
+    """Your own `model.generate`: its sequences go through `score_ids`, last token's Term 2 included."""
+    ids = torch.tensor([[lm.tokenizer.bos_token_id, *lm.tokenizer(prompts[0], add_special_tokens=False).input_ids]])
+    sequences = lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+    longer = torch.cat([sequences, sequences[:, :1]], 1)
+    _, table = generate(lm, prompts[0], max_new_tokens=4)
+    new = slice(ids.shape[1], ids.shape[1] + len(table))
+    atol = 5e-6 * max(1.0, table.log_partition_after.abs().max())
+    np.testing.assert_allclose(score_ids(lm.model, longer).spilled[0, new], table.spilled, atol=atol)
 
 
 # Bad input

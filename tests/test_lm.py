@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from utils.energy import TokenEnergies, token_energies
 from utils.load import LM, MODELS, load_lm
-from utils.score import answer_rows, find_answer, score, score_ids
+from utils.reading import score_ids
+from utils.score import answer_rows, find_answer, score
 
 BUNDLED = ["almanac-gpt2", "almanac-llama"]
 TEXTS = [

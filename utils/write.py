@@ -1,8 +1,7 @@
-"""Language models: load one, score texts with it, watch it write.
+"""Watch a model write, with the energies of each token: `stream` one text, or `generate` many side by side.
 
-`load_lm` → `score` → a tidy table with one row per token. The numbers come from `utils.energy`; this module
-only brings models and text to it. `[B, T, |V|]` logits are never held in memory: the output head is applied
-to a few positions, and a piece of the vocabulary, at a time.
+Why not transformers' own `generate`? Term 2 of a token is known one step after the token was chosen, so the last
+token needs a step that nothing is chosen from. Reading the finished text again would cost as much as writing it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,17 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from utils.energy import Potentials, TokenEnergies, align, potentials
-from utils.load import LM
-from utils.score import arguments, bos_prefix, output_head, padding
+from utils.load import LM, as_lm
+from utils.reading import Past, memory, pad, padding, read_prefix, threads
+from utils.score import bos_prefix
 
 
 class Writer:
@@ -116,7 +110,7 @@ def sampling(temperature: float | None, top_k: int | None, top_p: float | None) 
     return LogitsProcessorList(steps)
 
 
-def stream(lm: LM, prompt: str, **options) -> Iterator[dict]:
+def stream(lm: LM | tuple, prompt: str, **options) -> Iterator[dict]:
     """Write on from `prompt`, yielding each token with its energies as soon as they are known.
 
     Yields one dict per token, with the columns of `score`: `pd.DataFrame(stream(lm, prompt))` is a table.
@@ -128,11 +122,12 @@ def stream(lm: LM, prompt: str, **options) -> Iterator[dict]:
     An EOS token is a row like any other, with its name as `token` and no characters of its own. Its Term 2
     is what the model says *after* the end of a text, where many models were never trained: pool with care.
     """
+    lm = as_lm(lm)
     return grow(lm, [Writer(lm, prompt, **options)])
 
 
 def generate(
-    lm: LM, prompts: Sequence[str], batch_size: int = 64, progress: bool = False, **options
+    lm: LM | tuple, prompts: Sequence[str], batch_size: int = 64, progress: bool = False, **options
 ) -> tuple[list[str], pd.DataFrame]:
     """Write on from each prompt; returns (completions, the table of the tokens written).
 
@@ -140,34 +135,35 @@ def generate(
     `position`, `start` and `end` count from the start of the prompt. Energies are read while the texts grow, as in
     `stream`. Decoding and encoding again may give other ids: energies belong to the ids in the table.
 
-    Args: `batch_size` texts grow side by side; the other options are those of `Writer`, text number i
-    drawing its random numbers from `seed + i`. An EOS token is a row, but not part of a completion.
+    Args: `batch_size` texts grow side by side, and what all prompts begin with is read once; the other options are
+    those of `Writer`, text number i drawing its random numbers from `seed + i`. An EOS token is a row, but not
+    part of a completion.
     """
+    lm = as_lm(lm)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise ValueError("prompts is empty; give at least one")
     writers = [Writer(lm, prompt, number, **options) for number, prompt in enumerate(prompts)]
     order = sorted(writers, key=lambda writer: writer.first)
+    past = read_prefix(lm, [writer.ids for writer in writers], max(writer.limit for writer in writers))
     rows: list[dict] = []
     for start in tqdm(range(0, len(order), batch_size), desc="generate", disable=not progress):
-        rows += grow(lm, order[start : start + batch_size])
+        rows += grow(lm, order[start : start + batch_size], past)
     table = pd.DataFrame(rows).sort_values(["text", "position"], ignore_index=True)
     return [writer.completion for writer in writers], table
 
 
-@torch.no_grad()
-def grow(lm: LM, writers: list[Writer]) -> Iterator[dict]:
-    """Let texts grow side by side, padded on the left; yields each token's row one step after it was chosen."""
-    longest = max(len(writer.ids) for writer in writers)
-    ids = torch.tensor([[0] * (longest - len(writer.ids)) + writer.ids for writer in writers])
-    mask = torch.tensor([[0] * (longest - len(writer.ids)) + [1] * len(writer.ids) for writer in writers])
-    head, cache, device = output_head(lm.model), None, lm.model.device
-    memory = "cache" if "cache" in arguments(lm.model) else "past_key_values"  # its name before transformers 5.24
+def grow(lm: LM, writers: list[Writer], past: Past | None = None) -> Iterator[dict]:
+    """Let texts grow side by side after what they have in common; yields each token's row a step after its choice."""
+    shared = 0 if past is None else past.ids.shape[1]
+    ids, mask = pad([writer.ids[shared:] for writer in writers], lm.model.device, left=True)
+    cache = None
+    if past:
+        past = past.rows(torch.zeros(len(writers), dtype=torch.long, device=ids.device))
+        cache, mask = past.cache, torch.cat([past.mask, mask], 1)
     before, logit, rows = None, None, {}
     while True:
-        options = padding(lm.model, mask.to(device), ids.shape[1])
-        step = lm.model.base_model(ids.to(device), use_cache=True, **{memory: cache}, **options)
-        cache, logits = step[memory], head(step.last_hidden_state[:, -1])
+        logits, cache = step(lm, ids, mask, cache)
         after = potentials(logits)  # Term 2 of the tokens just read, and what the next ones are chosen from
         if before:
             steps = Potentials(*(torch.stack(pair, -1) for pair in zip(before, after, strict=True)))
@@ -177,54 +173,23 @@ def grow(lm: LM, writers: list[Writer]) -> Iterator[dict]:
         rows = {n: writer.write(logits[n]) for n, writer in enumerate(writers) if not writer.done}
         if not rows:
             return
-        ids = torch.tensor([[writer.ids[-1]] for writer in writers])
-        logit = logits.gather(-1, ids.to(device)).squeeze(-1).double()  # Term 1, before the token is read
-        growing = torch.tensor([[number in rows] for number in range(len(writers))])
-        mask = torch.cat([mask, growing.long()], -1)  # finished texts go on as pads
+        ids = torch.tensor([[writer.ids[-1]] for writer in writers], device=ids.device)
+        logit = logits.gather(-1, ids).squeeze(-1).double()  # Term 1, before the token is read
+        growing = torch.tensor([[number in rows] for number in range(len(writers))], device=ids.device)
+        mask = torch.cat([mask, growing], -1)  # finished texts go on as pads
         before = after
 
 
-class EnergyRecorder(LogitsProcessor):
-    """Watches your own `model.generate(…, logits_processor=[recorder])`; the text it writes is not changed.
+@torch.no_grad()
+def step(lm: LM, ids: Tensor, mask: Tensor, cache) -> tuple[Tensor, object]:
+    """Read the last columns `ids` [B, T] of a batch: the logits after them [B, |V|], and the cache.
 
-    A handful of numbers is kept per token, and one step of logits. Ask `energies(sequences)` afterwards.
-    Two limits, both set by where `generate` calls it; `stream` has neither:
-
-    1. It runs after the built-in penalties (such as `repetition_penalty`) and before temperature, top-k and
-       top-p. With a penalty its energies are those of penalised logits; a processor that rules tokens out
-       with −∞ makes it stop with a ValueError.
-    2. It is never called after the last token, whose Term 2 is therefore NaN.
-
-    Use a fresh recorder for each call. Beam search reorders texts and is refused.
+    A model whose head is unusual gives its own logits.
     """
-
-    def __init__(self):
-        self.ids = self.scores = None
-        self.after: list[Potentials] = []
-        self.logit: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self.ids is not None:
-            self._follow(input_ids)
-        self.after.append(Potentials(*(field.double() for field in potentials(scores))))
-        self.ids, self.scores = input_ids, scores.clone()
-        return scores
-
-    def _follow(self, ids: Tensor) -> None:
-        """Read Term 1 of the tokens that were just chosen, from the scores they were chosen by."""
-        if ids.shape[1] != self.ids.shape[1] + 1 or not torch.equal(ids[:, :-1], self.ids):
-            raise ValueError("the texts did not grow by one token: use a fresh recorder, and no beam search")
-        self.logit.append(self.scores.gather(-1, ids[:, -1:]).squeeze(-1).double())
-
-    def energies(self, sequences: Tensor) -> TokenEnergies:
-        """Energies of the N tokens that `generate` appended to its prompt: fields [B, N], in nats.
-
-        `sequences` [B, T] is what `generate` returned. Rows that ended early go on with pads: mask those.
-        """
-        if not self.after:
-            raise ValueError("nothing was recorded; pass the recorder to generate in logits_processor=[…]")
-        if len(self.logit) < len(self.after):
-            self._follow(sequences)
-        unknown = torch.full_like(self.after[0].entropy, torch.nan)
-        after = Potentials(*(torch.stack([*steps, unknown], -1) for steps in zip(*self.after, strict=True)))
-        return TokenEnergies(*(field[:, 1:] for field in align(after, torch.stack(self.logit, -1))))
+    options = {**padding(lm.model, mask.long(), ids.shape[1]), "use_cache": True}
+    with threads(lm.model):
+        if lm.head is None:
+            read = lm.model(ids, past_key_values=cache, **options)
+            return read.logits[:, -1], read.past_key_values
+        read = lm.model.base_model(ids, **{memory(lm.model): cache}, **options)
+        return lm.head(read.last_hidden_state[:, -1]), read[memory(lm.model)]

@@ -29,8 +29,10 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from utils import DATA, ROOT, plots, versions
 from utils.almanac import Almanac
 from utils.energy import TokenEnergies, token_energies
+from utils.head import output_head
 from utils.load import LM, MODELS, load_lm
-from utils.score import Window, arguments, output_head, score, score_ids, score_windows
+from utils.reading import arguments, score_ids
+from utils.score import Window, score, score_windows
 from utils.workshop.card import list_files
 from utils.workshop.cluster import score_parquet
 from utils.write import Writer, stream
