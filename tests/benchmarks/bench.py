@@ -8,6 +8,7 @@ of; notebook 08 reads it, and the figure is drawn from it.
 """
 
 import argparse
+import functools
 import os
 import platform
 import resource
@@ -24,18 +25,18 @@ import pandas as pd
 import psutil
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, BatchEncoding, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from utils import DATA, ROOT, plots, versions
+from utils import DATA, ROOT, plots, reading, versions
 from utils.almanac import Almanac
 from utils.energy import TokenEnergies, token_energies
 from utils.head import output_head
 from utils.load import LM, MODELS, load_lm
-from utils.reading import arguments, score_ids
-from utils.score import Window, score, score_windows
+from utils.reading import memory, score_ids
+from utils.score import Window, score, score_continuations, score_windows
 from utils.workshop.card import list_files
 from utils.workshop.cluster import score_parquet
-from utils.write import Writer, stream
+from utils.write import Writer, generate, stream
 
 RECORD = DATA / "recorded" / "bench.csv"
 FIGURE = ROOT / "notebooks" / "figures" / "bench.png"
@@ -62,12 +63,14 @@ def random_ids(vocab: int, batch: int, length: int):
     return torch.randint(0, vocab, (batch, length), generator=torch.Generator().manual_seed(0))
 
 
+head_of = functools.lru_cache(1)(output_head)  # tried once a model, as in an LM
+
 VARIANTS = {
     "trunk only": lambda model, ids: model.base_model(ids, use_cache=False).last_hidden_state,
     "bare forward": lambda model, ids: model(ids, use_cache=False).logits,
-    "score": score_ids,
-    "score, 256 positions": lambda model, ids: score_ids(model, ids, chunk_size=256),
-    "score, 4096 positions": lambda model, ids: score_ids(model, ids, chunk_size=4096),
+    "score": lambda model, ids: score_ids(model, ids, head=head_of(model)),
+    "score, 256 positions": lambda model, ids: score_ids(model, ids, chunk_size=256, head=head_of(model)),
+    "score, 4096 positions": lambda model, ids: score_ids(model, ids, chunk_size=4096, head=head_of(model)),
     "naive": lambda model, ids: token_energies(model(ids, use_cache=False).logits.float(), ids),
 }
 MAIN = ["trunk only", "bare forward", "score", "naive"]
@@ -122,10 +125,10 @@ def measure_writing(tokens: int = 200, runs: int = 5) -> pd.DataFrame:
 
     def without():
         writer, head, cache = Writer(lm, "The capital", max_new_tokens=tokens), output_head(model), None
-        ids, memory = writer.ids, "cache" if "cache" in arguments(model) else "past_key_values"
+        ids, name = writer.ids, memory(model)
         while not writer.done:
-            step = model.base_model(torch.tensor([ids]), use_cache=True, **{memory: cache})
-            cache, ids = step[memory], [writer.write(head(step.last_hidden_state[0, -1]))["id"]]
+            step = model.base_model(torch.tensor([ids]), use_cache=True, **{name: cache})
+            cache, ids = step[name], [writer.write(head(step.last_hidden_state[0, -1]))["id"]]
         assert len(writer.ids) == writer.first + tokens
 
     def with_energies():
@@ -152,6 +155,60 @@ def measure_ragged(texts: int = 24, batch: int = 8, runs: int = 3) -> pd.DataFra
     rows = interleaved({"naive, padded": naive, "score": lambda: score_windows(lm, jobs, batch)}, runs)
     about = {"varied": "ragged", "shape": "SmolLM2", "vocabulary": 49152, "batch": batch, "length": int(lengths.sum())}
     return rows.assign(ratio=rows.seconds / rows.seconds[0], **about)
+
+
+class Numbers:
+    """A tokenizer whose words are token numbers, so that prompts have the lengths they should have."""
+
+    bos_token_id, eos_token_id, all_special_ids, is_fast = None, None, (), True
+
+    def __call__(self, text, return_offsets_mapping=False, **_):
+        ids = [int(word) for word in text.split()]
+        ends = np.cumsum([len(word) + 1 for word in text.split(" ")])
+        return BatchEncoding({"input_ids": ids, "offset_mapping": [(int(e) - 6, int(e) - 1) for e in ends]})
+
+    def decode(self, ids, **_):
+        return " ".join(f"{i:05d}" for i in ids)
+
+
+def measure_sharing(runs: int = 5) -> pd.DataFrame:
+    """What is read once: 4 continuations of each 30-token prompt; 64 questions behind a prefix of 100 tokens."""
+    lm, rng = LM(build("SmolLM2"), Numbers(), "random SmolLM2", "folder", "random SmolLM2"), np.random.default_rng(0)
+
+    def words(n):
+        return " ".join(f"{i:05d}" for i in rng.integers(0, 49152, n))
+
+    def apart(call):
+        worth, reading.WORTH_SHARING = reading.WORTH_SHARING, 10**9
+        try:
+            return call()
+        finally:
+            reading.WORTH_SHARING = worth
+
+    def check(together, one_by_one):
+        fields = [*TokenEnergies._fields]
+        got, want = together[fields].to_numpy(), one_by_one[fields].to_numpy()[-len(together) :]
+        np.testing.assert_allclose(got, want, rtol=0, atol=5e-6 * max(1.0, np.nanmax(np.abs(want[:, 0]))))
+
+    prompts = [words(30) for _ in range(4)]
+    options = [[" " + words(3) for _ in range(4)] for _ in prompts]
+    whole = [p + o for p, own in zip(prompts, options, strict=True) for o in own]
+    check(score_continuations(lm, prompts[:1], [options[0][:1]]), score(lm, whole[:1]))
+    few_shot = words(100)
+    questions = [f"{few_shot} {words(int(n))}" for n in rng.integers(8, 16, 64)]
+    check(score(lm, questions[:2]), apart(lambda: score(lm, questions[:2])))
+    writing = {"max_new_tokens": 8, "batch_size": 16}
+    pairs = {
+        "whole texts": lambda: apart(lambda: score(lm, whole)),
+        "continuations": lambda: score_continuations(lm, prompts, options),
+        "questions, apart": lambda: apart(lambda: score(lm, questions)),
+        "questions": lambda: score(lm, questions),
+        "writing, apart": lambda: apart(lambda: generate(lm, questions, **writing)),
+        "writing": lambda: generate(lm, questions, **writing),
+    }
+    rows = interleaved(pairs, runs)
+    about = {"varied": "sharing", "shape": "SmolLM2", "vocabulary": 49152, "batch": 16, "length": 100}
+    return rows.assign(ratio=rows.seconds / np.repeat(rows.seconds[::2].to_numpy(), 2), **about)
 
 
 def measure_cluster(copies: int = 4, workers: int = 2) -> pd.DataFrame:
@@ -210,7 +267,7 @@ def main() -> None:
         _, shape, vocab, batch, length, _ = CASES[asked.case]
         model = build(shape, vocab)
         with torch.no_grad():
-            output_head(model)  # tried before anything is measured
+            head_of(model)  # tried before anything is measured
             forget_peak()
             VARIANTS[asked.memory](model, random_ids(model.config.vocab_size, batch, length))
         print(peak())
@@ -218,7 +275,7 @@ def main() -> None:
 
     print(machine())
     tables = [measure_case(number) for number in tqdm(range(len(CASES)), desc="cases")]
-    for measure in tqdm([measure_writing, measure_ragged, measure_cluster], desc="writing, ragged texts, cluster"):
+    for measure in tqdm([measure_writing, measure_ragged, measure_sharing, measure_cluster], desc="other measures"):
         tables.append(measure())
     table = pd.concat(tables, ignore_index=True)
     order = ["varied", "shape", "vocabulary", "batch", "length", "variant"]
