@@ -57,7 +57,7 @@ def impossible_token_law(q, tau, vocab_size: int) -> np.ndarray:
 def gradient_flow(q, tau, vocab_size: int) -> np.ndarray:
     """Logits of the table at the clocks `tau`, from zero: [contexts, times, k+1]; the last column is any other token.
 
-    `q` [contexts, k], probabilities of the first k tokens: rows that sum to one, zeros allowed; `tau` [contexts, times],
+    `q` [contexts, k], probabilities of the first k tokens: rows sum to one, zeros are allowed; `tau` [contexts, times],
     positive, increasing. ValueError for others. Contexts with equal `q` are solved once, over `log(1 + τ)`.
     """
     q, tau = np.atleast_2d(np.asarray(q, float)), np.atleast_2d(np.asarray(tau, float))
