@@ -1,5 +1,6 @@
 """The measured part of the data card: `python -m utils.workshop.card` rewrites the tables of `data/README.md`."""
 
+import argparse
 import hashlib
 import re
 
@@ -122,6 +123,10 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", action="store_true", help="measure nothing, list the files")
+    if parser.parse_args().files:
+        return list_files()
     almanac, card = Almanac("train"), DATA / "README.md"
     losses, strata, bands = measured(almanac)
     d = almanac.documents
