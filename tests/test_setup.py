@@ -10,7 +10,7 @@ import tomllib
 
 import yaml
 
-from utils import ROOT
+from utils import DATA, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = {"IPython": "ipython", "PIL": "pillow", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
@@ -71,6 +71,7 @@ def test_an_ordinary_installation_works_beside_another_utils_and_without_data(tm
 import utils
 from utils import {rooms}
 assert utils.__file__.startswith({str(site)!r})
+assert load.load_lm({str(DATA / "models" / "almanac-gpt2")!r}).source == "folder"
 for ask in (almanac.Almanac, almanac.read_facts, images.load_classifier):
     try:
         ask()
