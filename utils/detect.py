@@ -50,14 +50,14 @@ def pool(table: pd.DataFrame, how: str = "mean", scores: dict[str, Score] = SCOR
 
     Args: `table`, the tidy table restricted to answer tokens (`score.answer_rows`); `how`, one of mean, max,
     min, last, sum, taken of the *oriented* score: max is the most suspicious token, for every score alike.
-    Rows are indexed by `text`, columns named by symbol. ValueError on another `how`, or a token without a value.
+    Rows are indexed by the text's number, columns named by symbol. ValueError on another `how`, or a token
+    without a value.
 
     >>> tokens = pd.DataFrame({"text": [0, 0, 1], "spilled": [-1.0, -3.0, 2.0]})
     >>> pool(tokens, "max", {"−s": SCORES["−s"]})
-           −s  length
-    text
-    0     3.0       2
-    1    -2.0       1
+        −s  length
+    0  3.0       2
+    1 -2.0       1
     """
     if how not in POOLINGS:
         raise ValueError(f"how must be one of {', '.join(POOLINGS)}; got {how!r}")

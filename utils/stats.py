@@ -119,7 +119,7 @@ def weighted_fpr95(score, wrong, w) -> np.ndarray:
     array([0.5])
     """
     rising, found = weight_below(-score[wrong], w[:, wrong])
-    enough = found[:, 1:] >= 0.95 * found[:, -1:] - 1e-9  # a hair less: 0.95 · n is not always exact
+    enough = found[:, 1:] >= 0.95 * found[:, -1:]
     ranked, below = weight_below(score[~wrong], w[:, ~wrong])
     passed = below[np.arange(len(w)), np.searchsorted(ranked, -rising[enough.argmax(1)])]
     with np.errstate(invalid="ignore"):
