@@ -23,7 +23,6 @@ from utils.almanac import (
     read_facts,
     train_tokenizer,
 )  # fmt: skip
-from utils.stats import regress
 
 
 @pytest.fixture(scope="module", params=["train", "world"])
@@ -319,9 +318,3 @@ def test_every_prefix_is_recorded_once_and_habits_cross_k_with_frequency(frame):
     assert len({tuple(ids[d][:n]) for d, n in zip(frame.document, frame.length, strict=True)}) == len(frame) == 5000
     habits = frame[frame.slot == "habit"]
     assert abs(np.corrcoef(habits.log_p, habits.log_k)[0, 1]) < 1e-9  # crossed, not merely mixed
-
-
-def test_among_sums_nothing_fixes_a_slope_on_log_p(frame):
-    sums = frame[(frame.slot == "sum") & np.isfinite(frame.log_p)]
-    with pytest.raises(ValueError, match="constant within every group"):
-        regress(sums[["log_p"]], sums[["length"]], sums.group, sums.subject)

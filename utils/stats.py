@@ -75,9 +75,10 @@ def check_answers(scores, wrong, clusters) -> tuple[np.ndarray, Answers]:
 def draw_weights(clusters, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each answer counts, [1 + resamples, n]: as they are, then in each draw of whole clusters.
 
-    >>> draw_weights(["a", "a", "b"], resamples=2).astype(int)
+    >>> draw_weights(["a", "a", "b"], resamples=3, seed=1).astype(int)
     array([[1, 1, 1],
            [1, 1, 1],
+           [2, 2, 0],
            [0, 0, 2]])
     """
     code, names = pd.factorize(np.asarray(clusters), use_na_sentinel=False)
