@@ -307,7 +307,9 @@ def cost_curves(table) -> Figure:
             rows = table[table.varied == varied]
             shown = {name: rows[rows.variant == name] for name in variants if name != left_out}
             panels[f"{measure} by {varied}"] = {name: (part[varied], part[column]) for name, part in shown.items()}
-    fig = curves(panels, [*units.values()] * 2, "", columns=3, size=(8.6, 5.6), ink=ink, xscale="log", markersize=6)
+    fig = curves(panels, [*units.values()] * 2, "", columns=3, size=(8.6, 5.6), ink=ink, markersize=6)
+    for ax in fig.axes:
+        ax.set_xscale("log", base=2)
     fig.axes[0].set_ylabel("time / bare forward pass")
     fig.axes[3].set(yscale="log", ylabel="memory beyond the trunk (MB)")
     return fig
