@@ -50,7 +50,7 @@ def test_another_sentence_is_scored_and_escaped(box):
 
 @pytest.mark.parametrize(
     ("sentence", "wrong", "remedy"),
-    [("   ", "the text is empty", "at least one word"), ("tea and rice " * 60, "the model&#x27;s window is", "shorten it")],
+    [("   ", "the text is empty", "at least one word"), ("tea and rice " * 60, "model&#x27;s window is", "shorten it")],
 )
 def test_a_sentence_that_cannot_be_read_is_answered_with_a_remedy_and_clears_the_picture(box, sentence, wrong, remedy):
     first = box.picture.value

@@ -261,14 +261,6 @@ def test_recorded_training_shows_each_step_of_each_potential_on_one_axis_per_cho
 # -------------------------------------------------------------------------------------------------- all of them
 
 
-def test_no_list_shows_two_equal_labels(answers, tables):
-    for box in (widgets.superimposition_toggle(BOOKS, TOKENS, lay_out), gauge_slider(answers),
-                widgets.three_term_explorer(tables), widgets.training_time()):  # fmt: skip
-        for control in box.controls.values():
-            labels = getattr(control, "_options_labels", ())
-            assert len({*labels}) == len(labels)
-
-
 def test_only_widgets_knows_of_ipywidgets():
     from utils import ROOT
 
