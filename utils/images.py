@@ -247,11 +247,6 @@ GARBAGE = {
 }  # fmt: skip
 
 
-def garbage_rng(kind: str, seed: int = 0) -> np.random.Generator:
-    """The dice of one kind of garbage: no two kinds share them."""
-    return np.random.default_rng([seed, *kind.encode()])
-
-
 def make_garbage(kind: str, pixels: Tensor, seed: int = 0) -> Tensor:
     """One kind of `GARBAGE` made of `pixels` [N, C, H, W], the same for the same seed."""
     if kind not in GARBAGE:
@@ -274,6 +269,11 @@ def as_jpeg(pixels: Tensor, quality: int = QUALITY) -> Tensor:
         Image.fromarray(picture).save(file, "JPEG", quality=quality)
         travelled.append(decode(file.getvalue()))
     return torch.from_numpy(np.stack(travelled)).permute(0, 3, 1, 2).contiguous()
+
+
+def garbage_rng(kind: str, seed: int = 0) -> np.random.Generator:
+    """The dice of one kind of garbage: no two kinds share them."""
+    return np.random.default_rng([seed, *kind.encode()])
 
 
 # What the bundled classifier said, on record
