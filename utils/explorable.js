@@ -81,7 +81,8 @@ function gaugeSlider(stage, data) {
   const table = candidateTable(data);
   const knob = slider("λ", -1, 1, 0.02, 0, (value) => { state.lambda = value; draw(); });
   const jump = (value) => { state.lambda = knob.input.value = value; draw(); };
-  const which = choice("Add to all logits after each context c:  g(c) = λ ·", names, (i) => { state.h = names[i]; draw(); });
+  const question = "Add to all logits after each context c:  g(c) = λ ·";
+  const which = choice(question, names, (i) => { state.h = names[i]; draw(); });
   const named = button("", () => jump(data.named[state.h][0]));
   const said = make("p", { "aria-live": "polite" });
 
@@ -94,15 +95,22 @@ function gaugeSlider(stage, data) {
     knob.shown.textContent = nats(state.lambda, 2);
     const moved = Math.max(...now.map((e, t) => Math.abs(e.p - trained[t].p)));
     Object.assign(stage.dataset, { lambda: state.lambda, moved });
-    const s = now.map((e) => e.s), at = (value) => `${nats(value)} (“${data.tokens[s.indexOf(value)]}”)`;
-    said.textContent = `${state.lambda === 0 ? "As trained" : there ? `λ = ${nats(place, 0)}, ${meaning}` : "In this gauge"}: `
-      + `spills from ${at(Math.min(...s))} to ${at(Math.max(...s))} nats, ${nats(s.reduce((a, b) => a + b, 0))} in all. `
+    const where = state.lambda === 0 ? "As trained" : there ? `λ = ${nats(place, 0)}, ${meaning}` : "In this gauge";
+    said.textContent = `${where}: ${rangeOf(data.tokens, now.map((e) => e.s))} `
       + (moved < 1e-12 ? "No probability has moved (not by 10⁻¹²)." : `A probability has moved by ${moved}.`);
   }
   stage.append(which.box, knob.box, make("div", { class: "row" }, button("as trained", () => jump(0)), named),
-    make("div", { class: "key" }, key("above", "spill s, above"), key("below", "or below zero, in nats"), key("prob", "probability p")),
+    make("div", { class: "key" }, key("above", "spill s, above"), key("below", "or below zero, in nats"),
+      key("prob", "probability p")),
     make("div", { class: "cards" }, ...cards.map((card) => card.node)), said, table.node);
   draw();
+}
+
+function rangeOf(tokens, spills) {
+  const low = Math.min(...spills), high = Math.max(...spills), sum = spills.reduce((a, b) => a + b, 0);
+  if (high - low < 1e-6) return `every spill is ${nats(low)} nats.`;
+  const at = (value) => `${nats(value)} (“${tokens[spills.indexOf(value)]}”)`;
+  return `spills run from ${at(low)} to ${at(high)} nats and add up to ${nats(sum)}.`;
 }
 
 const key = (kind, label) => make("span", {}, make("i", { class: kind }), label);
@@ -119,7 +127,7 @@ function spillCard(token, pressed) {
     zero.style.top = `${share(high, 0, high - low)}%`;
     Object.assign(bar.style, { top: `${top}%`, height: `${height}%` });
     bar.className = e.s > 0 ? "above" : "below";
-    number.style.top = e.s > 0 ? `calc(${top}% - 1.25em)` : `calc(${top + height}% + .1em)`;
+    number.style.top = e.s > 1e-9 ? `calc(${top}% - 1.25em)` : `calc(${top + height}% + .1em)`;
     number.textContent = nats(e.s);
     part.style.height = `${100 * e.p}%`;
     percent.textContent = chance(e.p);
@@ -155,17 +163,23 @@ const CHAIN = ["V(c)", "f(x; c)", "V(c, x)", "f(y; c, x)"];
 
 function superimposition(stage, data) {
   const names = Object.keys(data.books), readings = Object.values(READINGS);
-  const values = Object.values(data.books).flat(2), [low, high] = [Math.min(...values) - 0.8, Math.max(...values) + 0.4];
+  const values = Object.values(data.books).flat(2), low = Math.min(...values) - 0.8, high = Math.max(...values) + 0.4;
   const state = { book: names[0], reading: 0, shift: [0, 0] };
-  const lanes = CHAIN.map((name) => lane(name));
+  const lanes = CHAIN.map(lane);
   const heads = [make("p"), make("p")], step = spillStrip(data.x), said = make("p", { "aria-live": "polite" });
-  const slide = (factor) => (value) => { set(factor, value); draw(); };
-  const set = (factor, value) => { state.shift = state.shift.map((old, k) => (state.reading && k !== factor ? old : value)); };
-  const sliders = [0, 1].map((factor) => slider("", -1, 1, "any", 0, slide(factor)));
-  const books = choice("Whose book?", names, (i) => { state.book = names[i]; state.shift = [0, 0]; draw(); });
-  const over = choice("Lay it over", Object.keys(READINGS), (i) => { state.reading = i; set(0, state.shift[0]); draw(); });
+  function set(factor, value) {
+    state.shift = state.shift.map((old, k) => (state.reading && k !== factor ? old : value));
+    draw();
+  }
+  const sliders = [0, 1].map((factor) => slider("", -1, 1, "any", 0, (value) => set(factor, value)));
+  const back = () => { state.shift = [0, 0]; draw(); };
+  const books = choice("Whose book?", names, (i) => { state.book = names[i]; back(); });
+  const over = choice("Lay it over", Object.keys(READINGS), (i) => { state.reading = i; set(0, state.shift[0]); });
 
-  const story = () => ({ numbers: data.books[state.book][0], below: data.books[state.book][readings[state.reading].quadruple] });
+  function story() {
+    const book = data.books[state.book];
+    return { numbers: book[0], below: book[readings[state.reading].quadruple] };
+  }
   function best() {
     const { numbers, below } = story(), off = below.map((value, i) => value - numbers[i]);
     const [first, second] = [(off[0] + off[1]) / 2, (off[2] + off[3]) / 2];
@@ -182,7 +196,7 @@ function superimposition(stage, data) {
     Object.assign(stage.dataset, { first: off[0], second: off[1], spill: numbers[1] - numbers[2] });
   }
   stage.append(books.box, over.box, sliders[0].box, sliders[1].box,
-    make("div", { class: "row" }, button("put it where it fits best", best), button("put it back", () => { state.shift = [0, 0]; draw(); })),
+    make("div", { class: "row" }, button("put it where it fits best", best), button("put it back", back)),
     make("div", { class: "factor" }, heads[0], lanes[0].node, lanes[1].node), step.node,
     make("div", { class: "factor" }, heads[1], lanes[2].node, lanes[3].node), ruler(low, high), said);
   draw();
@@ -194,8 +208,9 @@ const span = (a, b) => ({ left: place(Math.min(a, b)), width: `calc((100% - 5.2e
 
 /** One number of the chain: a hollow box for the probability, and the grey box that slides over it. */
 function lane(name) {
-  const hollow = make("span", { class: "hollow" }), label = make("span", { class: "under" }), grey = make("span", { class: "grey" }, name);
+  const [hollow, label, grey] = ["hollow", "under", "grey"].map((kind) => make("span", { class: kind }));
   const gap = make("i", { class: "gap" }), node = make("div", { class: "lane" }, label, gap, hollow, grey);
+  grey.textContent = name;
   return { node, draw(symbol, below, value, low, high) {
     const [a, b] = [share(below, low, high), share(value, low, high)];
     label.textContent = symbol;
@@ -212,7 +227,7 @@ function spillStrip(x) {
   const words = make("span"), bar = make("i"), node = make("div", { class: "strip" }, words, bar);
   return { node, draw(first, second, low, high) {
     const s = first - second;
-    words.textContent = `from Term 2, V(c, x), to Term 1, f(x; c): ${nats(s, 2)}`;
+    words.textContent = `spill of ${x}, Term 1 − Term 2: ${nats(s, 2)}`;
     Object.assign(bar.style, span(share(first, low, high), share(second, low, high)));
     bar.className = s > 0 ? "above" : "below";
   } };
@@ -242,9 +257,10 @@ function say(heads, said, state, off, spill) {
   const verdict = fits[0] && fits[1] ? "Everything fits." : state.reading
     ? "Each factor has its own slider, so each can be made to fit."
     : Math.abs(spill) < 1e-9 ? "One constant will do: keep sliding." : "No single constant fits both factors.";
+  const left = `What is left over is ${nats(off[0], 2)} and ${nats(off[1], 2)}; their difference is the spill, `;
   said.textContent = `${state.book}: ${verdict} ` + (state.reading
     ? "The conditional reading says nothing about the two constants, so it says nothing about the spill."
-    : `What is left over is ${nats(off[0], 2)} and ${nats(off[1], 2)}; their difference is the spill, ${nats(spill, 2)}, wherever you slide.`);
+    : `${left}${nats(spill, 2)}, wherever you slide.`);
 }
 
 /** The scale beneath the boxes, in powers of ten. */
@@ -275,28 +291,32 @@ function lifted(nodes, place) {
 
 function contextTree(stage, nodes) {
   const leaves = nodes.flatMap((_, i) => (nodes.some((node) => node.parent === i) ? [] : [i]));
-  const path = (i) => (i < 0 ? [] : [...path(nodes[i].parent), i]), words = (i) => path(i).slice(1).map((k) => nodes[k].token).join(" ");
+  const path = (i) => (i < 0 ? [] : [...path(nodes[i].parent), i]);
+  const words = (i) => path(i).slice(1).map((k) => nodes[k].token).join(" ");
   const every = nodes.flatMap((node) => node.g.map((g) => node.V + g)), limits = [Math.min(...every), Math.max(...every)];
   const state = { place: 0, end: leaves[0] };
   const picture = make("svg", { role: "img" }), said = make("p", { "aria-live": "polite" });
   const knob = slider("gauge", 0, 3, 0.01, 0, (value) => { state.place = value; draw(); });
   const walk = choice("Walk to", leaves.map(words), (i) => { state.end = leaves[i]; draw(); });
+  const pick = (i) => { state.end = i; walk.select.value = leaves.indexOf(i); draw(); };
   const glide = glider((place) => { state.place = knob.input.value = place; draw(); });
   const stops = make("div", { class: "stops" }, ...GAUGES.map((name, k) => button(name, () => glide(state.place, k))));
 
   function draw() {
     const now = lifted(nodes, state.place), way = path(state.end), near = Math.round(state.place);
-    const there = Math.abs(state.place - near) < 1e-9, pick = (i) => { state.end = i; walk.select.value = leaves.indexOf(i); draw(); };
+    const there = Math.abs(state.place - near) < 1e-9;
     drawTree(picture, nodes, now, limits, way, pick);
     knob.input.setAttribute("aria-valuetext", there ? GAUGES[near] : "in between");
     [...stops.children].forEach((stop, k) => stop.setAttribute("aria-pressed", there && k === near));
-    const steps = way.slice(1).map((i) => now[i]), log_p = nodes[state.end].logp, total = steps.reduce((sum, e) => sum + e.s, 0);
-    const first = now[0].height, last = now[state.end].height;
-    said.textContent = `${there ? `${GAUGES[near]}: ${MEANING[near]}. ` : "Between two gauges. "}The walk to “${words(state.end)}” spills `
-      + `${steps.map((e) => nats(e.s)).join(", ")}: together ${nats(total)} = log p ${nats(log_p)}, plus V at the start ${nats(first)}, minus V at the end ${nats(last)}.`;
+    const spills = way.slice(1).map((i) => now[i].s), total = spills.reduce((a, b) => a + b, 0);
+    const first = now[0].height, last = now[state.end].height, log_p = nodes[state.end].logp;
+    said.textContent = (there ? `${GAUGES[near]}: ${MEANING[near]}. ` : "Between two gauges. ")
+      + `The walk to “${words(state.end)}” spills ${spills.map((s) => nats(s)).join(", ")}: together ${nats(total)}`
+      + ` = log p ${nats(log_p)}, plus V at the start ${nats(first)}, minus V at the end ${nats(last)}.`;
     Object.assign(stage.dataset, { place: state.place, total, walk: log_p + first - last });
   }
-  stage.append(walk.box, knob.box, stops, picture, said);
+  const legend = "height of a dot: V(c) · width of a branch: probability · number above a dot: spill of the step to it";
+  stage.append(walk.box, knob.box, stops, make("div", { class: "key" }, legend), picture, said);
   new ResizeObserver(draw).observe(stage);
   draw();
 }
@@ -318,38 +338,39 @@ function glider(moved) {
 
 function drawTree(picture, nodes, now, [low, high], way, pick) {
   const wide = Math.max(280, picture.clientWidth || 700), tall = 380, narrow = wide < 600;
-  const x = (i) => 44 + ((wide - 72) * i) / (nodes.length - 1), y = (value) => tall - 62 - ((tall - 92) * (value - low)) / (high - low || 1);
+  const column = (i) => i + 2 * nodes[i].depth, last = column(nodes.length - 1); // levels stand a little apart
+  const x = (i) => 44 + ((wide - 72) * column(i)) / last;
+  const y = (value) => tall - 62 - ((tall - 92) * (value - low)) / (high - low || 1);
   picture.setAttribute("viewBox", `0 0 ${wide} ${tall}`);
   picture.setAttribute("aria-label", `A tree of ${nodes.length} contexts; heights are V`);
-  const back = [], front = [], labels = [];
+  const branches = [], knots = [], spills = [];
   nodes.forEach((node, i) => {
-    const on = way.includes(i), { height, s, p } = now[i], up = node.parent;
-    if (up >= 0) {
-      const middle = [0.6 * x(i) + 0.4 * x(up), 0.6 * y(height) + 0.4 * y(now[up].height)];
-      back.push(make("path", { d: `M${x(up)},${y(now[up].height)}L${x(i)},${y(height)}`, "stroke-width": 1.5 + 14 * p,
-        class: on ? "branch on" : "branch", "data-s": s, "data-p": p }));
-      if (on || !narrow) labels.push(make("text", { x: middle[0], y: middle[1] + 4, class: on ? "spill on" : "spill" }, nats(s)));
-    }
-    front.push(knot(node, i, x(i), y(height), on, narrow, pick));
+    const on = way.includes(i), { height, s, p } = now[i], up = node.parent, kind = on ? " on" : "";
+    knots.push(knot(node, i, x(i), y(height), on, narrow, pick));
+    if (up < 0) return;
+    const line = `M${x(up)},${y(now[up].height)}L${x(i)},${y(height)}`;
+    branches.push(make("path", { d: line, "stroke-width": 1.5 + 14 * p, class: `branch${kind}`, "data-s": s, "data-p": p }));
+    if (on || !narrow) spills.push(make("text", { x: x(i), y: y(height) - 10, class: `spill${kind}` }, nats(s)));
   });
-  picture.replaceChildren(...scaleOf(low, high, y, wide), ...back, ...front, ...labels);
+  picture.replaceChildren(...scaleOf(low, high, y, wide), ...branches, ...knots, ...spills);
 }
 
 /** A context: a dot at its height, its last token beneath; it can be pressed. */
 function knot(node, i, x, y, on, narrow, pick) {
   const turn = narrow ? `rotate(55 ${x} ${y + 12})` : "";
-  const label = make("text", { x, y: y + (narrow ? 14 : 20), class: narrow ? "word turned" : "word", transform: turn }, node.token);
-  const dot = make("g", { class: on ? "knot on" : "knot", "data-node": i }, make("circle", { cx: x, cy: y, r: 5 }), label);
+  const look = { x, y: y + (narrow ? 14 : 20), class: narrow ? "word turned" : "word", transform: turn };
+  const parts = [make("circle", { cx: x, cy: y, r: 5 }), make("text", look, node.token)];
+  const dot = make("g", { class: on ? "knot on" : "knot", "data-node": i }, ...parts);
   if (i > 0) dot.addEventListener("click", () => pick(i));
   return dot;
 }
 
-/** The axis of V: a line every five or ten nats, the zero among them. */
+/** The axis of V: a few round numbers, zero among them. */
 function scaleOf(low, high, y, wide) {
-  const step = high - low > 30 ? 10 : 5, lines = [make("text", { x: 4, y: 14, class: "tick" }, "V (nats)")];
+  const step = [1, 2, 5, 10, 20].find((size) => high - low < 7 * size) || 50, lines = [make("text", { x: 4, y: 14, class: "tick" }, "V (nats)")];
   for (let value = Math.ceil(low / step) * step; value <= high; value += step) {
-    lines.push(make("line", { x1: 30, x2: wide - 4, y1: y(value), y2: y(value), class: value ? "grid" : "grid zero" }),
-      make("text", { x: 26, y: y(value) + 4, class: "tick end" }, nats(value, 0)));
+    const line = { x1: 30, x2: wide - 4, y1: y(value), y2: y(value), class: value ? "grid" : "grid zero" };
+    lines.push(make("line", line), make("text", { x: 26, y: y(value) + 4, class: "tick end" }, nats(value, 0)));
   }
   return lines;
 }

@@ -52,7 +52,7 @@ def assemble(draw: str, data, still: str) -> str:
     key = sha256((draw + numbers).encode()).hexdigest()[:12]
     return (
         f'<div class="explorable" data-key="{key}"><style>\n{style}</style>\n'
-        f'<p class="still">{html.escape(still)} <em>It moves once this cell has run (or the notebook is trusted).</em></p>\n'
+        f'<p class="still">{html.escape(still)} <em>It moves once this cell has run in Jupyter.</em></p>\n'
         f"<script>\n(() => {{\n{script}\n{draw}(mount({key!r}), {numbers});\n}})();\n</script></div>"
     )
 
@@ -96,7 +96,7 @@ NAMED = {  # for each h, a place of the slider that has a name
 }
 
 
-def potentials_to_turn(numbers: Mapping, scale: float = 10.0) -> dict[str, list[float]]:
+def potentials_to_turn(numbers: Mapping, scale: float = 8.0) -> dict[str, list[float]]:
     """The functions h(c) that the slider can add to all logits of a context; each has one value a context, [T]."""
     V, log_p = numbers["log_partition"], [0.0]
     for logit, before in zip(numbers["logit"], V[:-1], strict=True):
@@ -117,7 +117,7 @@ def gauge_slider(numbers: Mapping, shown: int = -1) -> str:
     lengths = {"logit": count, "candidates": count, "log_partition": count + 1, "mean_logit": count + 1}
     for name, length in lengths.items():
         if count == 0 or len(numbers[name]) != length:
-            raise ValueError(f"numbers[{name!r}] must have {length} entries for {count} ≥ 1 tokens, see sentence_numbers")
+            raise ValueError(f"numbers[{name!r}] must have {length} entries for {count} tokens; see sentence_numbers")
     if not -count <= shown < count:
         raise ValueError(f"shown must be one of the {count} tokens, from {-count} to {count - 1}; got {shown}")
     data = {
@@ -129,8 +129,8 @@ def gauge_slider(numbers: Mapping, shown: int = -1) -> str:
         "h": potentials_to_turn(numbers),
         "named": NAMED,
     }
-    return assemble("gaugeSlider", data, f"A slider adds a constant to all logits of a context of “{''.join(numbers['tokens'])}”: "
-                    "the bars of spilled energy move, the bars of probability stay.")  # fmt: skip
+    still = "A slider adds a constant to all logits after each context of “{}”: spilled energies move, probabilities stay."
+    return assemble("gaugeSlider", data, still.format("".join(numbers["tokens"])))
 
 
 def seen(token: str) -> str:
@@ -155,9 +155,11 @@ def superimposition(stories: Mapping[str, Sequence], x: str = "x") -> str:
         if [len(part) for part in story] != [4, 4, 4]:
             raise ValueError(f"stories[{name!r}] must be three quadruples: model, joint, conditional")
     books = {name: [rounded(part) for part in story] for name, story in stories.items()}
-    return assemble("superimposition", {"books": books, "x": seen(x)}, f"Grey boxes, the numbers of {', '.join(books)}, slide "
-                    "over the joint and over the conditional decomposition. One constant is enough for the joint only if "
-                    "Term 1 equals Term 2; two constants always fit the conditional.")  # fmt: skip
+    still = (
+        f"Grey boxes, the numbers in the books of {', '.join(books)}, slide over the joint and over the conditional "
+        "decomposition. One constant fits the joint only if Term 1 equals Term 2; two always fit the conditional."
+    )
+    return assemble("superimposition", {"books": books, "x": seen(x)}, still)
 
 
 # ------------------------------------------------------------------------------------------ context tree (02)
@@ -205,7 +207,9 @@ def context_tree(nodes: Mapping[tuple, Mapping], start: str = "start") -> str:
         node, parent = nodes[context], -1 if context == root else place[context[:-1]]
         log_p = 0.0 if parent < 0 else rows[parent]["logp"] + node["logprob"]
         V, m = node["log_partition"], node["mean_logit"]
-        rows.append({"parent": parent, "token": start if parent < 0 else seen(node["token"]), "logprob": node["logprob"],
-                     "logp": log_p, "V": V, "g": [0.0, -m, -V, log_p - V]})  # fmt: skip
-    return assemble("contextTree", rows, f"A tree of {len(rows)} contexts. A gauge lifts its nodes, whose heights are V, and "
-                    "changes the spill on each branch; the branches keep their widths, which are probabilities.")  # fmt: skip
+        rows.append({
+            "parent": parent, "depth": len(context) - len(root), "token": seen(node["token"]) if parent >= 0 else start,
+            "logprob": node["logprob"], "logp": log_p, "V": V, "g": [0.0, -m, -V, log_p - V],
+        })  # fmt: skip
+    still = f"A tree of {len(rows)} contexts. A gauge lifts its nodes, whose heights are V, and changes the spill of each "
+    return assemble("contextTree", rows, still + "step; the branches keep their widths, which are probabilities.")
