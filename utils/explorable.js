@@ -191,7 +191,7 @@ function superimposition(stage, data) {
     const off = [0, 1].map((k) => (moved[2 * k] + moved[2 * k + 1] - below[2 * k] - below[2 * k + 1]) / 2);
     lanes.forEach((one, i) => one.draw(readings[state.reading].below[i], below[i], moved[i], low, high));
     sliders.forEach((one, k) => aim(one, k, state, numbers, low, high));
-    step.draw(moved[1], moved[2], low, high);
+    step.draw(numbers[1] - numbers[2], moved[1], moved[2], low, high);
     say(heads, said, state, off, numbers[1] - numbers[2]);
     Object.assign(stage.dataset, { first: off[0], second: off[1], spill: numbers[1] - numbers[2] });
   }
@@ -222,14 +222,15 @@ function lane(name) {
   } };
 }
 
-/** The step between the two grey boxes of Term 1 and Term 2, which no constant changes while they slide together. */
+/** The step between the grey boxes of Term 2 and Term 1: the spill, as long as they slide together. */
 function spillStrip(x) {
   const words = make("span"), bar = make("i"), node = make("div", { class: "strip" }, words, bar);
-  return { node, draw(first, second, low, high) {
-    const s = first - second;
-    words.textContent = `spill of ${x}, Term 1 − Term 2: ${nats(s, 2)}`;
+  return { node, draw(spill, first, second, low, high) {
+    const apart = first - second, taken = spill - apart; // two sliders may have taken a part of the spill away
+    words.textContent = `spill of ${x}, Term 1 − Term 2: ${nats(spill, 2)}`
+      + (Math.abs(taken) < 0.005 ? "" : ` = ${nats(apart, 2)} in the boxes, ${nats(taken, 2)} in the sliders`);
     Object.assign(bar.style, span(share(first, low, high), share(second, low, high)));
-    bar.className = s > 0 ? "above" : "below";
+    bar.className = apart > 0 ? "above" : "below";
   } };
 }
 
@@ -349,7 +350,8 @@ function drawTree(picture, nodes, now, [low, high], way, pick) {
     knots.push(knot(node, i, x(i), y(height), on, narrow, pick));
     if (up < 0) return;
     const line = `M${x(up)},${y(now[up].height)}L${x(i)},${y(height)}`;
-    branches.push(make("path", { d: line, "stroke-width": 1.5 + 14 * p, class: `branch${kind}`, "data-s": s, "data-p": p }));
+    const look = { d: line, "stroke-width": 1.5 + 14 * p, class: `branch${kind}`, "data-s": s, "data-p": p };
+    branches.push(make("path", look));
     if (on || !narrow) spills.push(make("text", { x: x(i), y: y(height) - 10, class: `spill${kind}` }, nats(s)));
   });
   picture.replaceChildren(...scaleOf(low, high, y, wide), ...branches, ...knots, ...spills);
@@ -367,7 +369,8 @@ function knot(node, i, x, y, on, narrow, pick) {
 
 /** The axis of V: a few round numbers, zero among them. */
 function scaleOf(low, high, y, wide) {
-  const step = [1, 2, 5, 10, 20].find((size) => high - low < 7 * size) || 50, lines = [make("text", { x: 4, y: 14, class: "tick" }, "V (nats)")];
+  const step = [1, 2, 5, 10, 20].find((size) => high - low < 7 * size) || 50;
+  const lines = [make("text", { x: 4, y: 14, class: "tick" }, "V (nats)")];
   for (let value = Math.ceil(low / step) * step; value <= high; value += step) {
     const line = { x1: 30, x2: wide - 4, y1: y(value), y2: y(value), class: value ? "grid" : "grid zero" };
     lines.push(make("line", line), make("text", { x: 26, y: y(value) + 4, class: "tick end" }, nats(value, 0)));

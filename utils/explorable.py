@@ -129,7 +129,7 @@ def gauge_slider(numbers: Mapping, shown: int = -1) -> str:
         "h": potentials_to_turn(numbers),
         "named": NAMED,
     }
-    still = "A slider adds a constant to all logits after each context of “{}”: spilled energies move, probabilities stay."
+    still = "A slider adds a constant to all logits after each context of “{}”: the spills move, the probabilities stay."
     return assemble("gaugeSlider", data, still.format("".join(numbers["tokens"])))
 
 
@@ -211,5 +211,5 @@ def context_tree(nodes: Mapping[tuple, Mapping], start: str = "start") -> str:
             "parent": parent, "depth": len(context) - len(root), "token": seen(node["token"]) if parent >= 0 else start,
             "logprob": node["logprob"], "logp": log_p, "V": V, "g": [0.0, -m, -V, log_p - V],
         })  # fmt: skip
-    still = f"A tree of {len(rows)} contexts. A gauge lifts its nodes, whose heights are V, and changes the spill of each "
+    still = f"A tree of {len(rows)} contexts. A gauge lifts its nodes, at heights V, and changes the spill of each "
     return assemble("contextTree", rows, still + "step; the branches keep their widths, which are probabilities.")
