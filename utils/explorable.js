@@ -237,7 +237,7 @@ function spillStrip(x) {
 /** Give a slider the room that keeps its boxes on the scale, its place and its words. */
 function aim({ box, input, shown }, k, state, numbers, low, high) {
   const mine = state.reading ? numbers.slice(2 * k, 2 * k + 2) : numbers;
-  Object.assign(input, { min: low - Math.min(...mine), max: high - Math.max(...mine), step: 0.01 });
+  Object.assign(input, { min: low - Math.min(...mine), max: high - Math.max(...mine), step: 0.005 });
   input.value = state.shift[k];
   box.hidden = k === 1 && !state.reading;
   const label = state.reading ? `slide the ${k ? "second" : "first"} factor` : "slide all four";
@@ -318,7 +318,7 @@ function contextTree(stage, nodes) {
   }
   const legend = "height of a dot: V(c) · width of a branch: probability · number above a dot: spill of the step to it";
   stage.append(walk.box, knob.box, stops, make("div", { class: "key" }, legend), picture, said);
-  new ResizeObserver(draw).observe(stage);
+  new ResizeObserver(draw).observe(picture);
   draw();
 }
 

@@ -129,7 +129,7 @@ def gauge_slider(numbers: Mapping, shown: int = -1) -> str:
         "h": potentials_to_turn(numbers),
         "named": NAMED,
     }
-    still = "A slider adds a constant to all logits after each context of “{}”: the spills move, the probabilities stay."
+    still = "A slider adds a constant to all logits after each context of “{}”: the spills move, probabilities stay."
     return assemble("gaugeSlider", data, still.format("".join(numbers["tokens"])))
 
 
