@@ -179,6 +179,7 @@ def visit(browser, tmp_path):
     def open_page(*parts: str, width: int = 800, document: str | None = None, **options):
         page = browser.new_page(viewport={"width": width, "height": 900}, **options)
         pages.append(page)
+        page.set_default_timeout(8000)
         page.on("console", lambda message: trouble.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
         page.route(re.compile(r"^(?!file:|data:)"), lambda route: (trouble.append(route.request.url), route.abort()))
@@ -382,8 +383,10 @@ def test_a_button_glides_to_its_gauge_and_jumps_for_those_who_want_no_motion(vis
 
 
 @pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
-def test_a_keyboard_is_enough(visit, make):
+def test_a_keyboard_is_enough_even_where_the_page_wants_the_keys_for_itself(visit, make):
     page = visit(make())
+    page.evaluate("addEventListener('keydown', event => event.key.startsWith('Arrow') && event.preventDefault())")
+    assert page.locator(".stage").get_attribute("data-lm-suppress-shortcuts") == "true"  # how one tells JupyterLab
     page.locator("input[type=range]").first.focus()
     before = page.locator("[aria-live]").inner_text()
     value = float(page.locator("input[type=range]").first.input_value())

@@ -8,7 +8,9 @@ function mount(key) {
   const root = own || document.querySelector(`.explorable[data-key="${key}"]:not([data-ready])`);
   root.dataset.ready = "yes";
   root.querySelectorAll(".still, .stage").forEach((old) => old.remove());
-  const stage = make("div", { class: "stage" });
+  // JupyterLab would otherwise take arrow keys and letters for its own: as shortcuts, and where they bubble up to.
+  const stage = make("div", { class: "stage", "data-lm-suppress-shortcuts": "true" });
+  stage.addEventListener("keydown", (event) => event.stopPropagation());
   root.append(stage);
   // Pages change themes in many ways; what arrives here is the colour of the text. Controls follow it.
   const follow = () => {
