@@ -99,7 +99,8 @@ function gaugeSlider(stage, data) {
     Object.assign(stage.dataset, { lambda: state.lambda, moved });
     const where = state.lambda === 0 ? "As trained" : there ? `λ = ${nats(place, 0)}, ${meaning}` : "In this gauge";
     said.textContent = `${where}: ${rangeOf(data.tokens, now.map((e) => e.s))} `
-      + (moved < 1e-12 ? "No probability has moved (not by 10⁻¹²)." : `A probability has moved by ${moved}.`);
+      + (state.lambda === 0 ? "Which bars will move when you slide λ?" : moved < 1e-12
+        ? "No probability has moved (not by 10⁻¹²)." : `A probability has moved by ${moved}.`);
   }
   stage.append(which.box, knob.box, make("div", { class: "row" }, button("as trained", () => jump(0)), named),
     make("div", { class: "key" }, key("above", "spill s, above"), key("below", "or below zero, in nats"),
