@@ -97,7 +97,10 @@ NAMED = {  # for each h, a place of the slider that has a name
 
 
 def potentials_to_turn(numbers: Mapping, scale: float = 8.0) -> dict[str, list[float]]:
-    """The functions h(c) that the slider can add to all logits of a context; each has one value a context, [T]."""
+    """The functions h(c) that the slider can add to all logits of a context, each [T] in nats.
+
+    `scale` is the standard deviation of the one drawn at random (with a fixed seed: the same on every machine).
+    """
     V, log_p = numbers["log_partition"], [0.0]
     for logit, before in zip(numbers["logit"], V[:-1], strict=True):
         log_p.append(log_p[-1] + logit - before)  # log p(c), counted from the first context
