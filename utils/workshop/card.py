@@ -19,6 +19,7 @@ MODELS = [
 MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"almanac\.csv": "written for this course, checked against public tables",
     r"almanac-(tokenizer\.json|documents\.parquet)": "`python -m utils.workshop.documents`",
+    r"texts\.csv": "famous passages quoted, the rest written for this course",
     r"models/almanac-": "`python -m utils.workshop.train`",
     r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
     r"recorded/bench": "`make bench`",
