@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils import DATA
-from utils.almanac import Almanac
-from utils.load import LM, load_lm
-from utils.workshop.train import RECIPES
+from .. import DATA
+from ..almanac import Almanac
+from ..load import LM, load_lm
+from .train import RECIPES
 
 MODELS = [
     f"almanac-{architecture}{step}" for architecture in ("gpt2", "llama") for step in ("", "-step1600", "-step400")
