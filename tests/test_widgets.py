@@ -200,7 +200,7 @@ def test_recorded_training_shows_each_step_of_each_potential_of_each_run():
     rng = np.random.default_rng(0)
     log_p, k, rows = rng.uniform(-9, -1, 30), np.repeat([1, 3, 9], 10), np.arange(5, 35)
     one, two = ({"steps": [0, 10, 100]} | {name: rng.normal(size=(3, 40)) for name in "VmK"} for _ in range(2))
-    one["V"][0, rows], one["V"][2, rows] = 0.5 * log_p, 2 * log_p
+    one["V"][0, rows], one["V"][2, rows], two["V"][2, rows] = 0.5 * log_p, 2 * log_p, 3 * log_p
     box = widgets.recorded_training({"one": one, "two": two}, log_p, k, rows)
     assert "one at step 100: V(c) rises by 2.00 nats" in said(box)
     for name in box.controls:
@@ -208,7 +208,9 @@ def test_recorded_training_shows_each_step_of_each_potential_of_each_run():
         assert len({picture for _, _, picture, _ in shown}) == len(shown) == (2 if name == "run" else 3)
         assert all(str(value) in sentence for _, value, _, sentence in shown)
     box.controls["step"].value = 0
-    assert "at step 0: V(c) rises by 0.50" in said(box)
+    assert "one at step 0: V(c) rises by 0.50" in said(box)
+    box.controls["run"].value, box.controls["step"].value = "two", 100
+    assert "two at step 100: V(c) rises by 3.00" in said(box)
 
 
 def test_only_widgets_knows_of_ipywidgets():
