@@ -450,7 +450,7 @@ def superimposition(models, joint, conditional) -> Figure:
             same = lay_over(ax, np.asarray(numbers, float), np.asarray(below, float))
             fits = "one constant fits" if same else "a constant for each factor fits"
             verdict, ink = (fits, "one") if same or below is conditional else ("no single constant fits", "wrong")
-            head = f"{where.upper()}\n" if row is axes[0] else ""
+            head = f"{where.upper()}\n" if ax in axes[0] else ""
             ax.set_title(f"{head}{model}: {verdict}", color=COLORS[ink])
             ticks = [f"{name}\n□ {symbol}" for name, symbol in zip(names, symbols, strict=True)]
             ax.set_xticks([0.0, 1.0, 2.5, 3.5], ticks)  # two factors, side by side
@@ -472,5 +472,6 @@ def lay_over(ax: Panel, numbers, beneath) -> bool:
     ax.plot(at, beneath, "s", color="white", markeredgecolor="black", markersize=7, zorder=3)
     ax.plot(at, numbers, "o", color="black", markersize=7, zorder=4)
     ax.plot(at[1:3], numbers[1:3], ":", color="black", linewidth=1.2)
-    ax.text(1.75, max(numbers[1:3]) + 0.3, f"s = {numbers[1] - numbers[2]:.2f}", ha="center", fontsize=9)
+    spill = f"s = {numbers[1] - numbers[2]:.2f}".replace("-", "−")
+    ax.text(1.75, max(numbers[1:3]) + 0.3, spill, ha="center", fontsize=9)
     return same
