@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils import explorable, gauge
+from utils import gauge
 from utils.energy import log_partition, potentials, spilled_energy
+from utils.page import explorable
 
 TOKENS = ["The", " sun", " </script><script>boom()</script>", " 🌞", "\n", " & <b>rain</b>"]
 NAMES = [*TOKENS, " snow", "<!--"]
