@@ -19,6 +19,7 @@ from utils.almanac import (
     TEMPLATES,
     Almanac,
     all_documents,
+    contexts,
     read_facts,
     train_tokenizer,
 )  # fmt: skip
@@ -288,3 +289,32 @@ def test_the_fact_table_is_plain_sorted_ascii():
     text = (DATA / "almanac.csv").read_text(encoding="ascii")
     facts = read_facts()
     assert "\r" not in text and facts.sort_values(["relation", "subject"]).index.equals(facts.index)
+
+
+# The recorded prefixes
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return contexts(Almanac("train"))
+
+
+def test_exact_columns_are_the_almanacs_own(frame):
+    almanac = Almanac("train")
+    for row in frame.iloc[::211].itertuples():
+        ids = almanac.ids[row.document][: row.length]
+        assert row.log_p == almanac.logprob(ids)
+        if np.isfinite(row.log_p):
+            q = almanac.next_token(ids)
+            assert row.k == almanac.branching(ids) and row.log_k == pytest.approx(np.log(row.k))
+            assert row.entropy == pytest.approx(-(q[q > 0] * np.log(q[q > 0])).sum(), abs=1e-12)
+            assert row.entropy <= row.log_k + 1e-9
+        else:
+            assert np.isnan([row.k, row.log_k, row.entropy]).all()
+
+
+def test_every_prefix_is_recorded_once_and_habits_cross_k_with_frequency(frame):
+    ids = Almanac("train").ids
+    assert len({tuple(ids[d][:n]) for d, n in zip(frame.document, frame.length, strict=True)}) == len(frame) == 5000
+    habits = frame[frame.slot == "habit"]
+    assert abs(np.corrcoef(habits.log_p, habits.log_k)[0, 1]) < 1e-9  # crossed, not merely mixed

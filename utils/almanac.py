@@ -282,3 +282,37 @@ def all_documents() -> pd.DataFrame:
     documents["p_train"] = train / train.sum()
     documents["text"] = documents.prompt + documents.answer + "."
     return documents
+
+
+# The recorded prefixes, with what is exactly known of them
+
+
+def contexts(almanac: Almanac) -> pd.DataFrame:
+    """The recorded prefixes with what is exactly known of them, one row each, in recorded order.
+
+    Columns: `slot` (where in its document the prefix ends), `relation`, `subject` (the cluster), `withheld`,
+    `group` (template and slot: the unit of fixed effects), `log_p` (log p(prefix) under the training law,
+    −∞ if never seen), `k` and `log_k` (possible next tokens), `entropy` of the exact conditional, in nats.
+    """
+    stored = np.load(DATA / "recorded" / "prefixes.npz")
+    frame = pd.DataFrame({key: stored[key] for key in ("document", "length", "slot")})
+    documents = almanac.documents.iloc[frame.document].reset_index(drop=True)
+    frame[["relation", "subject", "withheld"]] = documents[["relation", "subject", "withheld"]]
+    prompts = [1 + len(e.ids) for e in almanac.tokenizer.encode_batch(list(documents.prompt))]
+    part = np.where(frame.length < prompts, "in the prompt", "in the answer")
+    template = frame.relation + " " + documents.template.astype(str)
+    frame["group"] = np.where(frame.slot == "other", template + " " + part, frame.relation + " " + frame.slot)
+    exact = [exact_values(almanac, almanac.ids[i][:n]) for i, n in zip(frame.document, frame.length, strict=True)]
+    frame[["log_p", "k", "entropy"]] = exact
+    frame["log_k"] = np.log(frame.k)
+    return frame
+
+
+def exact_values(almanac: Almanac, ids) -> tuple[float, float, float]:
+    """(log p(prefix), k, entropy of the exact conditional in nats); the last two NaN where p = 0."""
+    log_p = almanac.logprob(ids)
+    if log_p == -np.inf:
+        return log_p, np.nan, np.nan
+    q = almanac.next_token(ids)
+    q = q[q > 0]
+    return log_p, float(len(q)), float(-(q * np.log(q)).sum()) + 0.0
