@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils import explorable, gauge
+from utils import gauge
 from utils.energy import log_partition, potentials, spilled_energy
+from utils.page import explorable
 
 TOKENS = ["The", " sun", " </script><script>boom()</script>", " 🌞", "\n", " & <b>rain</b>"]
 NAMES = [*TOKENS, " snow", "<!--"]
@@ -378,8 +379,14 @@ def test_a_button_glides_to_its_gauge_and_jumps_for_those_who_want_no_motion(vis
     calm, lively = (visit(PAGES["tree"](), reduced_motion=wish) for wish in ("reduce", "no-preference"))
     places = "button => { button.click(); return button.closest('.stage').dataset.place; }"
     assert calm.locator(".stops button").nth(3).evaluate(places) == "3"
+    lively.evaluate("""() => {
+      window.seen = [];
+      const stage = document.querySelector('.stage');
+      new MutationObserver(() => seen.push(Number(stage.dataset.place))).observe(stage, { attributes: true });
+    }""")
     assert float(lively.locator(".stops button").nth(3).evaluate(places)) < 3
     lively.wait_for_function("document.querySelector('.stage').dataset.place === '3'", timeout=5000)
+    assert any(0 < place < 3 for place in lively.evaluate("seen"))
 
 
 @pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
@@ -432,6 +439,27 @@ def test_the_script_finds_its_element_when_a_front_end_copies_it_in_later(visit)
         PAGES["gauge"]() + PAGES["gauge"](),
     )
     assert page.locator(".explorable > .stage").count() == 2 and page.locator(".still").count() == 0
+
+
+def test_the_script_finds_a_free_element_where_a_front_end_does_not_tell_it_its_own(visit):
+    page = visit("<main></main>")
+    page.evaluate(
+        """html => {
+          document.querySelector('main').innerHTML = html;
+          document.querySelectorAll('script').forEach(script => (0, eval)(script.textContent));
+        }""",
+        PAGES["gauge"]() + PAGES["gauge"](),
+    )
+    assert page.locator(".explorable > .stage").count() == 2
+
+
+def test_a_page_saved_after_it_has_moved_still_moves(visit):
+    saved = visit(PAGES["gauge"](), PAGES["tree"]()).content()
+    page = visit(document=saved)
+    assert page.locator(".explorable > .stage").count() == 2
+    before = read(page, ".card", "s")
+    move(page, 1.0)
+    assert (read(page, ".card", "s") != before).all()
 
 
 def test_it_moves_in_a_page_that_nbconvert_made_from_a_stored_notebook(visit):

@@ -22,9 +22,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn import datasets
 from torch import Tensor, nn
 
-from utils import DATA, hub, stats
-from utils.energy import potentials
-from utils.stats import Estimate
+from . import data_file, hub, stats
+from .energy import potentials
+from .stats import Estimate
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HUB_ID, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
@@ -84,31 +84,29 @@ def load_cifar10(split: str) -> tuple[Images | None, str]:
         raise ValueError(f'split must be "train" or "test", not {split!r}')
     folder = os.environ.get(FOLDER)
     if folder:
-        found = sorted(Path(folder).expanduser().rglob(f"{split}-*.parquet"))
-        if len(found) != 1:
-            raise FileNotFoundError(f"{FOLDER} should name a folder with one {split}-*.parquet; it has {len(found)}")
-        images = read_parquet(found[0], f"CIFAR-10 {split}, local copy")
-        return images, f"{images.source}: {len(images.labels):,} images"
+        return read_split(Path(folder).expanduser(), split, f"CIFAR-10 {split}, local copy")
     if os.environ.get("SPILLED_ENERGY_MODELS") == "bundled":
         return None, "CIFAR-10's images are not at hand (bundled models and records were asked for)"
     return from_hub(split)
 
 
-def from_hub(split: str) -> tuple[Images | None, str]:
-    """The split from the hub, read with `datasets`; a hub that does not answer costs seconds."""
-    from datasets import Image, load_dataset
+def read_split(folder: Path, split: str, source: str) -> tuple[Images, str]:
+    """The one parquet file of a split somewhere in a folder of the hub's layout, and one line on it."""
+    found = sorted(folder.rglob(f"{split}-*.parquet"))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{folder} ({FOLDER}) should hold one {split}-*.parquet; it has {len(found)}")
+    images = read_parquet(found[0], source)
+    return images, f"{source}: {len(images.labels):,} images"
 
+
+def from_hub(split: str) -> tuple[Images | None, str]:
+    """The split from the hub or its cache; a hub that does not answer costs seconds."""
     folder = hub.cached(HUB_ID, REVISION, "dataset")
     if not folder:
         folder, why = hub.download(HUB_ID, REVISION, "dataset")
     if not folder:
         return None, f"CIFAR-10's images are not at hand ({why})"
-    data = load_dataset("parquet", data_files=[*map(str, folder.rglob(f"{split}-*.parquet"))], split="train")
-    pictures = data.cast_column("img", Image())["img"]
-    pixels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]))
-    source = f"CIFAR-10 {split}, {HUB_ID}@{REVISION[:7]}"
-    pixels, labels = pixels.permute(0, 3, 1, 2).contiguous(), torch.tensor(data["label"])
-    return Images(pixels, labels, [""] * len(pixels), CLASSES, source), f"{source}: {len(pixels):,} images"
+    return read_split(folder, split, f"CIFAR-10 {split}, {HUB_ID}@{REVISION[:7]}")
 
 
 # The classifier
@@ -155,11 +153,11 @@ class Classifier(nn.Module):
         return self.head(self.features(pixels))
 
 
-def load_classifier(folder: str | Path = DATA / "models" / "cifar10-resnet") -> Classifier:
+def load_classifier(folder: str | Path | None = None) -> Classifier:
     """The bundled CIFAR-10 classifier (or another folder of the same kind), ready to classify."""
-    folder = Path(folder)
+    folder = data_file("models/cifar10-resnet") if folder is None else Path(folder)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; `python -m utils.train_images` makes the classifier")
+        raise FileNotFoundError(f"{folder} has no config.json; `python -m utils.workshop.train_images` makes one")
     config = json.loads((folder / "config.json").read_text())
     model = Classifier(tuple(config["widths"]), config["classes"])
     model.load_state_dict({key: v.float() for key, v in load_file(folder / "model.safetensors").items()})

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.energy import check_ids, chosen, potentials
-from utils.plots import visible
+from ..energy import check_ids, chosen, potentials
+from .plots import visible
 
 HERE = Path(__file__).parent
 DIGITS = 9  # decimals of a recorded number: far below what can be seen, far above what a browser rounds

@@ -11,7 +11,7 @@ function mount(key) {
   // JupyterLab would otherwise take arrow keys and letters for its own: as shortcuts, and where they bubble up to.
   const stage = make("div", { class: "stage", "data-lm-suppress-shortcuts": "true" });
   stage.addEventListener("keydown", (event) => event.stopPropagation());
-  root.append(stage);
+  root.prepend(stage); // before the script, which thus finds and replaces it in a page saved after it ran
   // Pages change themes in many ways; what arrives here is the colour of the text. Controls follow it.
   const follow = () => {
     const [r, g, b] = getComputedStyle(root).color.match(/[\d.]+/g).map(Number);
