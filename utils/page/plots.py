@@ -165,7 +165,7 @@ def three_term_bars(tokens, likelihood, certainty_drop, gauge_drop, title: str =
     for i, (name, ink, hatch) in enumerate(zip(names, COLORS, ("", "//", ".."), strict=False)):
         base = np.where(parts[i] >= 0, parts[:i].clip(min=0).sum(0), parts[:i].clip(max=0).sum(0))
         ax.bar(range(len(tokens)), parts[i], 0.62, base, color=COLORS[ink], hatch=hatch, edgecolor="white", label=name)
-    total = np.asarray(likelihood, float) + certainty_drop + gauge_drop  # without a Term 1 there is no dot
+    total = np.sum([np.asarray(part, float) for part in (likelihood, certainty_drop, gauge_drop)], 0)  # NaN: no dot
     ax.plot(range(len(tokens)), total, "o", color=COLORS["spilled"], label="s = A + B + C")
     tick_tokens(ax, tokens)
     ax.set(ylabel="nats", title=title)
