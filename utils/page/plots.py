@@ -165,7 +165,7 @@ def three_term_bars(tokens, likelihood, certainty_drop, gauge_drop, title: str =
     for i, (name, ink, hatch) in enumerate(zip(names, COLORS, ("", "//", ".."), strict=False)):
         base = np.where(parts[i] >= 0, parts[:i].clip(min=0).sum(0), parts[:i].clip(max=0).sum(0))
         ax.bar(range(len(tokens)), parts[i], 0.62, base, color=COLORS[ink], hatch=hatch, edgecolor="white", label=name)
-    total = np.asarray(likelihood, float) + certainty_drop + gauge_drop  # without a Term 1 there is no dot
+    total = np.sum([np.asarray(part, float) for part in (likelihood, certainty_drop, gauge_drop)], 0)  # NaN: no dot
     ax.plot(range(len(tokens)), total, "o", color=COLORS["spilled"], label="s = A + B + C")
     tick_tokens(ax, tokens)
     ax.set(ylabel="nats", title=title)
@@ -178,6 +178,35 @@ def token_dots(tokens, variants, ylabel: str = "spilled energy s (nats)", title:
     series = {name: {"dots": (np.arange(len(tokens)), values)} for name, values in variants.items()}
     fig = curves({title: series}, "", ylabel, size=(max(6.0, 0.5 * len(tokens) + 2.2), 2.9), markersize=6)
     tick_tokens(fig.axes[0], tokens)
+    return fig
+
+
+def context_tree(nodes, gauges, start: str = "start") -> Figure:
+    """A tree of contexts, a row for each gauge: height `V(c) + g(c)`, width of a branch `p(x | c)`, in bold its `s`.
+
+    `nodes` as from `explorable.grow_tree`; `gauges[title]` maps each context to `g(c)`. All in nats; a nat has one
+    length in all rows, so that one sees how far a gauge lifts.
+    """
+    leaves = [c for c in nodes if not any(c == other[:-1] for other in nodes if other)]
+    at = {c: np.mean([i for i, leaf in enumerate(leaves) if leaf[: len(c)] == c]) for c in nodes}
+    rows = {title: {c: node["log_partition"] + g[c] for c, node in nodes.items()} for title, g in gauges.items()}
+    spans = [np.ptp([*height.values()]) + 4.4 for height in rows.values()]
+    fig, axes = figure(7.4, 0.27 * sum(spans), len(rows), squeeze=False, sharex=True, height_ratios=spans)
+    label = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "zorder": 4}
+    label["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.4}
+    for ax, span, (title, height) in zip(axes[:, 0], spans, rows.items(), strict=True):
+        for c, node in nodes.items():
+            here, words = (at[c], height[c]), "".join(nodes[c[:n]]["token"] for n in range(len(c) + 1))
+            ax.plot(*here, "o", color="black", markersize=5, zorder=5)
+            ax.annotate(words.strip() or start, here, (0, -16), **label)
+            if c:
+                up, p = (at[c[:-1]], height[c[:-1]]), np.exp(node["logprob"])
+                ax.annotate(f"{node['logprob'] + up[1] - here[1]:+.1f}", here, (0, -28), fontweight="bold", **label)
+                bow = f"arc3,rad={0.16 * np.sign(up[0] - here[0])}"  # or all branches would lie on one line at V = 0
+                line = {"arrowstyle": "-", "connectionstyle": bow, "shrinkA": 0, "shrinkB": 0, "lw": 1 + 12 * p}
+                ax.annotate("", here, up, arrowprops={**line, "color": COLORS["five"]})
+        low = min(height.values()) - 3
+        ax.set(title=title, ylabel="V(c)", xticks=[], xlim=(-0.4, len(leaves) - 0.6), ylim=(low, low + span))
     return fig
 
 
