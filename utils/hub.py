@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,9 +68,8 @@ def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Pa
 
 
 def _watch(fetching: subprocess.Popen, hub_id: str, storage: Path) -> tuple[Path | None, str]:
-    """Follow a download until it ends, or until too few bytes have arrived in the last `PATIENCE` seconds."""
-    heard, bar = {}, None
-    recent = deque()  # of (time, bytes on disk)
+    """Follow a download until it ends, or until the next `SLOW * PATIENCE` bytes take over `PATIENCE` seconds."""
+    heard, bar, mark = {}, None, None
 
     def listen() -> None:
         for line in fetching.stdout:
@@ -84,15 +82,16 @@ def _watch(fetching: subprocess.Popen, hub_id: str, storage: Path) -> tuple[Path
         listener.join(0.1)
         if "asking" not in heard:
             continue
-        recent.append((time.monotonic(), _bytes_in(storage)))
+        now, arrived = time.monotonic(), _bytes_in(storage)
+        if mark is None or arrived - mark >= SLOW * PATIENCE:
+            mark, since = arrived, now
         if "size" in heard:
             bar = bar or tqdm(total=int(heard["size"]), desc=hub_id, unit="B", unit_scale=True)
-            bar.update(min(recent[-1][1], bar.total) - bar.n)
-        if recent[-1][0] - recent[0][0] >= PATIENCE:
-            if recent[-1][1] - recent.popleft()[1] < SLOW * PATIENCE and listener.is_alive():
-                slow = f"hub too slow (under {SLOW // 1000} kB/s for {PATIENCE:.0f} s)"
-                heard["error"] = slow if "size" in heard else f"hub not reachable within {PATIENCE:.0f} s"
-                break
+            bar.update(min(arrived, bar.total) - bar.n)
+        if now - since >= PATIENCE and listener.is_alive():
+            slow = f"hub too slow (under {SLOW // 1000} kB/s for {PATIENCE:.0f} s)"
+            heard["error"] = slow if "size" in heard else f"hub not reachable within {PATIENCE:.0f} s"
+            break
     if bar:
         bar.close()
     return (Path(heard["folder"]), "") if "folder" in heard else (None, heard.get("error", "the download broke off"))
@@ -120,19 +119,17 @@ def fetch(hub_id: str, revision: str, kind: str) -> None:
         lacks = "error the repository lacks a configuration, a tokenizer or some of its weights"
         print(f"folder {folder}" if complete(Path(folder), kind) else lacks)
     except Exception as error:  # every failure of a download ends as one line for the user
-        print("error", _one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    name, status = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
-    if name == "RevisionNotFoundError":
-        return "the hub no longer has this revision"
-    if status in (401, 403, 404):  # the hub does not tell missing, private and gated apart
-        return "the hub has no such public repository"
-    if name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ProxyError"):
-        return "hub not reachable"
-    failed = f"the download failed ({name}: {(str(error).splitlines() or [''])[0]})"
-    return f"the hub answered with HTTP status {status}" if status else failed
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if (name := type(error).__name__) == "RevisionNotFoundError":
+            why = "the hub no longer has this revision"
+        elif status:  # the hub does not tell missing, private and gated apart
+            hidden = status in (401, 403, 404)
+            why = "the hub has no such public repository" if hidden else f"the hub answered with HTTP status {status}"
+        elif name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ProxyError"):
+            why = "hub not reachable"
+        else:
+            why = f"the download failed ({name}: {(str(error).splitlines() or [''])[0]})"
+        print("error", why)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ class Answers(NamedTuple):
     def estimate(self, value: float, low: float, high: float) -> Estimate:
         return Estimate(float(value), float(low), float(high), *np.bincount(~self.wrong), self.cluster.max() + 1)
 
-    def t_interval(self, value: float, draws) -> Estimate:
-        reach = student.ppf(TAILS[1], max(1, self.scarcer() - 1)) * np.nanstd(draws)
-        return self.estimate(value, value - reach, value + reach)
+    def t_interval(self, draws) -> Estimate:
+        reach = student.ppf(TAILS[1], max(1, self.scarcer() - 1)) * np.nanstd(draws[1:])
+        return self.estimate(draws[0], draws[0] - reach, draws[0] + reach)
 
 
 def check_answers(scores, wrong, clusters) -> tuple[np.ndarray, Answers]:
@@ -75,8 +75,8 @@ def check_answers(scores, wrong, clusters) -> tuple[np.ndarray, Answers]:
 def draw_weights(clusters, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each answer counts, [1 + resamples, n]: as they are, then in each draw of whole clusters.
 
-    >>> draw_weights(["a", "a", "b"], resamples=2, seed=3).astype(int).tolist()
-    XX
+    >>> draw_weights(["a", "a", "b"], resamples=1, seed=4).astype(int).tolist()
+    [[1, 1, 1], [2, 2, 0]]
     """
     code, names = pd.factorize(np.asarray(clusters), use_na_sentinel=False)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
@@ -130,17 +130,18 @@ def weighted_slopes(x, y, group, w) -> np.ndarray:
 def auroc(score, wrong, clusters, strata=None, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """AUROC of a score [n] for wrong answers, with a cluster-bootstrap 95 % interval.
 
-    `wrong` [n] is True where the answer is wrong; `clusters` [n] are resampled as a whole; with `strata` [n] only answers
-    of one stratum are compared. A t interval on the logit scale, with the bootstrap's standard error. Without a lost
-    (or won) pair the bound comes from the m clusters of the scarcer class: m disjoint pairs agree with chance AUROC^m.
+    `wrong` [n] is True where the answer is wrong; `clusters` [n] are resampled as a whole; with `strata` [n], only
+    answers of one stratum are compared. A t interval on the logit scale, with the bootstrap's error. Without a lost (or
+    won) pair the bound comes from the m clusters of the scarcer class: m disjoint pairs agree with chance AUROC^m.
     """
     score, answers = check_answers(score, wrong, clusters)
-    value, *draws = weighted_auroc(score, answers.wrong, draw_weights(clusters, resamples, seed), strata)
+    draws = weighted_auroc(score, answers.wrong, draw_weights(clusters, resamples, seed), strata)
+    value = draws[0]
     if value in (0.0, 1.0):
         bound = TAILS[0] ** (1 / max(2, answers.scarcer()))
         return answers.estimate(value, *((bound, 1.0) if value == 1 else (0.0, 1 - bound)))
     edge = min(value, 1 - value) / 8  # a draw nearer to 0 or 1 than this has no finite, or no useful, logit
-    _, low, high, *_ = answers.t_interval(logit(value), logit(np.clip(draws, edge, 1 - edge)))
+    _, low, high, *_ = answers.t_interval(logit(np.clip(draws, edge, 1 - edge)))
     return answers.estimate(value, expit(low), expit(high))
 
 
@@ -149,15 +150,13 @@ def auroc_difference(score, baseline, wrong, clusters, strata=None, resamples=RE
     both, answers = check_answers(np.column_stack([score, baseline]), wrong, clusters)
     w = draw_weights(clusters, resamples, seed)
     one, other = (weighted_auroc(column, answers.wrong, w, strata) for column in both.T)
-    return answers.t_interval((one - other)[0], (one - other)[1:])
+    return answers.t_interval(one - other)
 
 
 def compare(scores: pd.DataFrame, wrong, clusters, baseline: str | None = None, strata=None) -> pd.Series:
     """The `auroc` of every column, or its `auroc_difference` to the column `baseline`: a Series of Estimates."""
-    if baseline is None:
-        return pd.Series({name: auroc(scores[name], wrong, clusters, strata) for name in scores})
-    pairs = {name: (scores[name], scores[baseline]) for name in scores}
-    return pd.Series({name: auroc_difference(*pair, wrong, clusters, strata) for name, pair in pairs.items()})
+    measure, against = (auroc, []) if baseline is None else (auroc_difference, [scores[baseline]])
+    return pd.Series({name: measure(scores[name], *against, wrong, clusters, strata) for name in scores})
 
 
 def fpr95(score, wrong, clusters, accept_right=False, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
@@ -176,8 +175,7 @@ def mean_difference(values, wrong, clusters, resamples: int = RESAMPLES, seed: i
     """Mean of paired differences [n] (of log-losses, say) over answers, with a cluster-bootstrap t interval."""
     values, answers = check_answers(values, wrong, clusters)
     w = draw_weights(clusters, resamples, seed)
-    value, *draws = w @ values / w.sum(1)
-    return answers.t_interval(value, draws)
+    return answers.t_interval(w @ values / w.sum(1))
 
 
 class Fit(NamedTuple):
@@ -211,8 +209,7 @@ def permuted_labels(wrong, clusters, permutations: int, seed: int = 0) -> np.nda
     """Labels [permutations, n], bool: each cluster gets the labels of another of its size, in a random order."""
     _, (wrong, cluster) = check_answers(np.zeros(len(wrong)), wrong, clusters)
     rng = np.random.default_rng(seed)
-    labels = np.tile(wrong, (permutations, 1))
-    size = np.bincount(cluster)[cluster]
+    labels, size = np.tile(wrong, (permutations, 1)), np.bincount(cluster)[cluster]
     for s in np.unique(size):
         rows = np.flatnonzero(size == s)
         blocks = rows[np.argsort(cluster[rows], kind="stable")].reshape(-1, s)  # [clusters of size s, s]
