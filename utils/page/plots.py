@@ -10,6 +10,7 @@ from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
@@ -29,6 +30,7 @@ DPI = 110
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend at the right, where it covers no data
 THIN = {"color": "black", "linewidth": 0.8}
 STYLE = {
+    **sns.axes_style("ticks"),
     "axes.prop_cycle": mpl.cycler(color=[COLORS[name] for name in SERIES]), "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 9, "ytick.labelsize": 9,
 }  # fmt: skip
@@ -160,13 +162,13 @@ def three_term_bars(tokens, likelihood, certainty_drop, gauge_drop, title: str =
     Positive parts stack upwards, negative ones downwards; the black dot is their sum, `s`.
     """
     fig, ax = figure(max(6.0, 0.72 * len(tokens) + 1.8), 3.4)
-    parts = np.nan_to_num(np.array([likelihood, certainty_drop, gauge_drop], float))  # [3, T]
+    terms = np.stack([np.asarray(term, float) for term in (likelihood, certainty_drop, gauge_drop)])  # [3, T]
+    parts = np.nan_to_num(terms)
     names = ("A  log p(x|c)", "B  K(c) − K(c,x)", "C  m(c) − m(c,x)")
     for i, (name, ink, hatch) in enumerate(zip(names, COLORS, ("", "//", ".."), strict=False)):
         base = np.where(parts[i] >= 0, parts[:i].clip(min=0).sum(0), parts[:i].clip(max=0).sum(0))
         ax.bar(range(len(tokens)), parts[i], 0.62, base, color=COLORS[ink], hatch=hatch, edgecolor="white", label=name)
-    total = np.sum([np.asarray(part, float) for part in (likelihood, certainty_drop, gauge_drop)], 0)  # NaN: no dot
-    ax.plot(range(len(tokens)), total, "o", color=COLORS["spilled"], label="s = A + B + C")
+    ax.plot(range(len(tokens)), terms.sum(0), "o", color=COLORS["spilled"], label="s = A + B + C")  # no Term 1, no dot
     tick_tokens(ax, tokens)
     ax.set(ylabel="nats", title=title)
     ax.legend(**BESIDE)
