@@ -17,6 +17,7 @@ MODELS = [
 ]
 MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"almanac\.csv": "written for this course, checked against public tables",
+    r"texts\.csv": "famous passages quoted, the rest written for this course",
     r"almanac-tokenizer\.json": "`utils.almanac.train_tokenizer`",
     r"models/almanac-": "`python -m utils.workshop.train`",
     r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
