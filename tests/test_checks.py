@@ -1,9 +1,13 @@
 """Feedback in notebooks: says what was compared, never how far off it was by chance, and never stops a notebook."""
 
+import doctest
+from collections import namedtuple
+
 import numpy as np
 import pytest
 import torch
 
+from utils import checks
 from utils.checks import agree, check, exercise
 
 
@@ -53,26 +57,28 @@ def test_agreement_is_absolute_and_of_one_shape(a, b, same):
 
 
 @pytest.mark.parametrize(
-    ("attempt", "expected", "line"),
+    ("answer", "expected", "line"),
     [
         (None, 2.0, "E: not attempted yet"),
-        (lambda: None, 2.0, "E: not attempted yet"),
         (2.0, 2.0, "E: correct ✓"),
-        (lambda: [1, 2], [1, 2], "E: correct ✓"),
+        ([1, 2], [1, 2], "E: correct ✓"),
         (3.0, 2.0, "E: not yet. Hint: look again"),
-        ([1, 2, 3], [1, 2], "E: not yet. Hint: look again"),
+        ([1, 2, 3], [1, 2], "E: not yet. The shape is [3], asked for is [2]. Hint: look again"),
+        ([2, 2], 3, "E: not yet. The shape is [2], asked for is []. Hint: look again"),
         (4, lambda value: value % 2 == 0, "E: correct ✓"),
+        (np.float64(4), lambda value: value % 2 == 0, "E: correct ✓"),  # a numpy bool
         (5, lambda value: value % 2 == 0, "E: not yet. Hint: look again"),
+        (5, lambda value: "This is odd", "E: not yet. This is odd. Hint: look again"),
         (0.0, 0.0, "E: correct ✓"),  # zero and False are attempts
         (False, lambda value: value is False, "E: correct ✓"),
     ],
 )
-def test_an_exercise_says_one_of_three_things(attempt, expected, line, capsys):
-    exercise("E", attempt, expected, hint="look again")
+def test_an_exercise_says_one_of_three_things(answer, expected, line, capsys):
+    exercise("E", lambda: answer, expected, hint="look again")
     assert said(capsys) == line
 
 
-@pytest.mark.parametrize("attempt", [lambda: 1 / 0, lambda: [][1], "text", lambda: undefined_name])  # noqa: F821
+@pytest.mark.parametrize("attempt", [lambda: 1 / 0, lambda: [][1], 2.0, None, lambda: undefined_name])  # noqa: F821
 def test_an_exercise_never_raises_and_names_the_error(attempt, capsys):
     exercise("E", attempt, 2.0, hint="look again")
     line = said(capsys)
@@ -80,5 +86,28 @@ def test_an_exercise_never_raises_and_names_the_error(attempt, capsys):
 
 
 def test_a_checker_that_cannot_read_the_attempt_does_not_raise(capsys):
-    exercise("E", 3, lambda value: value[0] == 1, hint="return a list")
+    exercise("E", lambda: 3, lambda value: value[0] == 1, hint="return a list")
     assert "TypeError" in capsys.readouterr().out
+
+
+def test_an_estimate_in_place_of_its_value_is_told_from_a_wrong_number(capsys):
+    Estimate = namedtuple("Estimate", "value low high")
+    exercise("E", lambda: Estimate(0.9, 0.8, 1.0), 0.9, hint="orient it")
+    assert "This is a whole Estimate (value, low, high): return the part asked for." in said(capsys)
+    exercise("E", lambda: Estimate(0.9, 0.8, 1.0).value, 0.9, hint="orient it")
+    assert said(capsys) == "E: correct ✓"
+
+
+def test_hints_come_one_at_a_time(capsys):
+    steps = ["Draw it.", "Look at the left.", "It is two."]
+    lines = []
+    for hints in (1, 2, 3, 4):
+        exercise("E", lambda: 3.0, 2.0, steps, hints=hints)
+        lines.append(said(capsys).removeprefix("E: not yet. Hint: "))
+    assert lines[0] == "Draw it. (Next hint: add hints=2.)"
+    assert lines[1] == "Draw it. Look at the left. (Next hint: add hints=3.)"
+    assert lines[2] == lines[3] == "Draw it. Look at the left. It is two."
+
+
+def test_examples_in_docstrings_are_true():
+    assert doctest.testmod(checks) == (0, 1)

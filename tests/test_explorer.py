@@ -27,7 +27,7 @@ def test_every_column_can_be_shown_in_every_gauge(lm, box):
             box.controls["column"].value = column
             values = in_gauge(score(lm, [TEXT]), gauge)[column]
             assert f"sum {values.sum():+.2f} nats" in box.sentence.value
-            assert bytes(box.picture.value).startswith(b"\x89PNG")
+            assert all(f"> {value:+.2f} </small>" in box.picture.value for value in values if value == value)
 
 
 def test_the_other_sign_turns_spills_around_and_nothing_else(box):
@@ -42,9 +42,19 @@ def test_the_other_sign_turns_spills_around_and_nothing_else(box):
     assert box.sentence.value == said
 
 
-def test_another_sentence_is_scored_and_a_blank_one_is_not_an_error(box):
+def test_another_sentence_is_scored_and_escaped(box):
     first = box.sentence.value
     box.controls["sentence"].value = "On Monday, Ada buys <b>tea</b> & rice."
-    assert box.sentence.value != first and "<b>" not in box.sentence.value
-    box.controls["sentence"].value = "   "
-    assert box.sentence.value == first
+    assert box.sentence.value != first and "<b>" not in box.sentence.value + box.picture.value
+
+
+@pytest.mark.parametrize(
+    ("sentence", "wrong", "remedy"),
+    [("   ", "the text is empty", "at least one word"), ("tea and rice " * 60, "model&#x27;s window is", "shorten it")],
+)
+def test_a_sentence_that_cannot_be_read_is_answered_with_a_remedy_and_clears_the_picture(box, sentence, wrong, remedy):
+    first = box.picture.value
+    box.controls["sentence"].value = sentence
+    assert wrong in box.sentence.value and remedy in box.sentence.value and box.picture.value == ""
+    box.controls["sentence"].value = TEXT
+    assert box.picture.value == first

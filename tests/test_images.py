@@ -383,9 +383,8 @@ def test_figures_of_images_draw(digits):
     grid = RNG.normal(size=(9, 9))
     for figure in (
         plots.ridges({"a": known, "b": known + 1}, "a", "V (nats)"),
-        plots.interval_dots(rows, "AUROC"),
+        plots.forest({"AUROC": (0.5, rows)}),
         plots.contour_panels({"one": grid}, np.arange(9), np.arange(9), grid[:, :2], np.arange(9) % 3),
-        plots.along_training([0, 1], {"a": [1, 2], "b": [2, 3]}, {"b": [(0.5, 0.4, 0.6)] * 2}, "V (nats)", "AUROC"),
         plots.image_xray(digits[0].pixels[0, 0].numpy(), torch.randn(10), digits[0].classes, known),
     ):
         figure.canvas.draw()

@@ -60,8 +60,11 @@ def test_set_up_cell_is_the_shared_one(path):
 
 @every
 def test_every_figure_has_alt_text(path):
+    """In the HTML of `plots.show`, or as metadata of a bare PNG."""
     for cell in code_cells(read(path)):
         for output in cell.outputs:
+            for attributes in re.findall(r"<img\b([^>]*)>", output.get("data", {}).get("text/html", "")):
+                assert len(re.search(r'\balt="([^"]*)"', attributes)[1]) > 20
             if "image/png" in output.get("data", {}):
                 assert len(output.metadata.get("image/png", {}).get("alt", "")) > 20
 
@@ -141,6 +144,16 @@ def test_exercises_have_a_solution_with_the_same_checker(path):
     assert 2 <= len(asked) <= 4 and asked == solved
     said = "".join(output.get("text", "") for cell in code_cells(solution) for output in cell.outputs)
     assert said.count("correct ✓") == len(solved) and "not yet" not in said
+
+
+@every
+def test_exercises_take_a_function_so_that_no_error_stops_the_notebook(path):
+    trees = [ast.parse(cell.source) for cell in code_cells(read(path))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    functions |= {n.targets[0].id for n in nodes if isinstance(n, ast.Assign) and isinstance(n.value, ast.Lambda)}
+    for call in (node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exercise"):
+        assert isinstance(call.args[1], ast.Lambda) or call.args[1].id in functions, ast.unparse(call)
 
 
 @lessons

@@ -4,6 +4,7 @@ The sentence explorer has a file of its own, `test_explorer.py`.
 """
 
 import math
+import re
 
 import ipywidgets as w
 import numpy as np
@@ -18,7 +19,7 @@ TOKENS = ("sun", "rain", "snow")
 
 def ends(control) -> list:
     """The values a user can push a control to: both ends of a slider, every option of a list."""
-    if isinstance(control, w.FloatSlider | w.IntSlider | w.SelectionSlider):
+    if isinstance(control, w.FloatSlider | w.IntSlider):
         return [control.min, control.max]
     options = control.options
     return [value for _, value in options] if isinstance(options[0], tuple) else list(options)
@@ -30,13 +31,19 @@ def drive(box):
         at_first = control.value
         for value in ends(control):
             control.value = value
-            yield name, value, bytes(box.picture.value), box.sentence.value
+            yield name, value, drawn(box), box.sentence.value
         control.value = at_first
 
 
-def drawn(box) -> bytes:
-    assert bytes(box.picture.value).startswith(b"\x89PNG")
-    return bytes(box.picture.value)
+def drawn(box) -> str:
+    """The pixels of the picture, without its alt text."""
+    tag, png = box.picture.value.split('src="data:image/png;base64,')
+    assert tag.startswith("<img alt=") and "max-width:100%" in tag and png.startswith("iVBOR")
+    return png
+
+
+def said(box) -> str:
+    return re.sub("<[^>]+>", "", box.sentence.value)
 
 
 # ------------------------------------------------------------------------------------------------ the explorer
@@ -52,28 +59,55 @@ def test_an_explorer_redraws_with_the_values_of_its_controls():
         return fig, f"a is {a} & b is {b}"
 
     box = widgets.explorer(draw, a=widgets.knob(0, 2, 1, 1), b=w.Dropdown(options=[3, 4]))
-    assert box.sentence.value == "a is 1.0 &amp; b is 3"  # escaped: sentences may hold a reader's own text
+    assert said(box) == "a is 1.0 &amp; b is 3"  # escaped: sentences may hold a reader's own text
+    assert 'alt="a is 1.0 &amp; b is 3"' in box.picture.value
+    assert [*box.children] == [*box.controls.values(), box.sentence, box.picture]  # the words come first
     first = drawn(box)
     box.controls["a"].value = 2
     box.controls["b"].value = 4
     assert seen == [(1, 3), (2, 3), (2, 4)]
-    assert drawn(box) != first and box.sentence.value.startswith("a is 2.0")
+    assert drawn(box) != first and said(box).startswith("a is 2.0")
 
 
-def test_an_error_while_drawing_is_not_swallowed():
+def fails_beyond_one(error):
     def draw(a):
         if a > 1:
-            raise RuntimeError("broken plot")
-        return plots.figure()[0], ""
+            raise error
+        return plots.figure()[0], "fine"
 
-    box = widgets.explorer(draw, a=widgets.knob(0, 2, 1, 0))
+    return draw
+
+
+def test_a_broken_plot_is_not_swallowed():
+    box = widgets.explorer(fails_beyond_one(RuntimeError("broken plot")), a=widgets.knob(0, 2, 1, 0))
     with pytest.raises(RuntimeError, match="broken plot"):
         box.controls["a"].value = 2
 
 
-def test_controls_are_named_for_the_eye():
-    box = widgets.explorer(lambda a: (plots.figure()[0], ""), a=widgets.knob(0, 1, 1))
+def test_what_cannot_be_drawn_is_said_in_place_of_the_old_picture_until_it_can():
+    box = widgets.explorer(fails_beyond_one(ValueError("<a> is over 1; take less")), a=widgets.knob(0, 2, 1, 0))
+    first = drawn(box)
+    box.controls["a"].value = 2
+    assert said(box) == "Not this one: &lt;a&gt; is over 1; take less." and box.picture.value == ""
+    box.controls["a"].value = 1
+    assert said(box) == "fine" and drawn(box) == first
+
+
+def test_at_the_start_no_error_is_taken_for_the_readers():
+    with pytest.raises(ValueError, match="take less"):
+        widgets.explorer(fails_beyond_one(ValueError("take less")), a=widgets.knob(0, 2, 1, 2))
+
+
+def test_controls_are_named_and_wide_enough_to_use():
+    box = widgets.explorer(lambda a: (plots.figure()[0], "fine"), a=widgets.knob(0, 1, 1))
     assert box.controls["a"].description == "a"
+    assert (box.controls["a"].layout.width, box.controls["a"].layout.max_width) == ("500px", "100%")
+
+
+def test_where_nothing_runs_a_page_says_what_to_do():
+    """What a stored output shows: never `VBox(children=…`, and short enough to come whole."""
+    box = widgets.explorer(lambda a: (plots.figure()[0], "fine"), a=widgets.knob(0, 1, 1))
+    assert box._repr_mimebundle_()["text/plain"] == widgets.STILL and "still picture is above" in widgets.STILL
 
 
 # ------------------------------------------------------------------------------------------ superimposition (01)
@@ -95,7 +129,7 @@ def test_every_book_and_token_can_be_laid_over_both_decompositions():
     drawn(box)
     pictures = {}
     for name, _, picture, sentence in drive(box):
-        assert picture.startswith(b"\x89PNG") and "nats" in sentence
+        assert "nats" in sentence
         pictures.setdefault(name, []).append(picture)
     assert len(set(pictures["book"])) == len(BOOKS)  # the toggle changes the figure
 
@@ -138,8 +172,21 @@ def test_the_gauge_slider_reaches_both_ends_of_the_auroc(answers):
 
 def test_the_gauge_slider_never_moves_the_auroc_of_log_probability(answers):
     box = gauge_slider(answers)
-    said = {sentence.split("of −log p ")[1] for _, _, _, sentence in drive(box)}
-    assert len(said) == 1
+    assert len({sentence.split("of −log p ")[1] for _, _, _, sentence in drive(box)}) == 1
+
+
+def test_the_gauge_slider_keeps_its_axis(answers, monkeypatch):
+    """A turn must be seen as a move of the dots, not of the ruler."""
+    figures = []
+    draw = plots.gauge_scatter
+    monkeypatch.setattr(plots, "gauge_scatter", lambda *a: figures.append(draw(*a)) or figures[-1])
+    box = gauge_slider(answers)
+    for turn in (-4.0, 1.0, 4.0):
+        box.controls["turn"].value = turn
+    limits = {figure.axes[0].get_ylim() for figure in figures}
+    dots = np.concatenate([line.get_ydata() for figure in figures for line in figure.axes[0].lines])
+    assert len(figures) == 4 and len(limits) == 1
+    assert min(limits)[0] < dots.min() and dots.max() < min(limits)[1]
 
 
 def test_a_constant_gauge_moves_dots_but_no_auroc(answers):
@@ -166,19 +213,19 @@ def tables():
     return {"first": table(1), "second": table(2)}
 
 
-def numbers(sentence) -> list[float]:
-    return [float(word.strip(",")) for word in sentence.split() if word.strip(",")[0] in "+-"]
+def numbers(box) -> list[float]:
+    return [float(word) for word in re.findall(r"[+-][\d.]+", said(box))]
 
 
 def test_the_three_term_explorer_moves_c_and_s_and_leaves_a_and_b(tables):
     box = widgets.three_term_explorer(tables)
     box.controls["text"].value = "first"
     table = tables["first"]
-    a, b, c, s = numbers(box.sentence.value)
+    a, b, c, s = numbers(box)
     assert s == pytest.approx(table.spilled.sum(), abs=0.006)
     for turn in (box.controls["turn"].min, -1.0, box.controls["turn"].max):
         box.controls["turn"].value = turn
-        a2, b2, c2, s2 = numbers(box.sentence.value)
+        a2, b2, c2, s2 = numbers(box)
         assert (a2, b2) == (a, b)
         assert c2 == pytest.approx((1 + turn) * c, abs=0.05) and s2 == pytest.approx(a + b + c2, abs=0.02)
 
@@ -186,7 +233,7 @@ def test_the_three_term_explorer_moves_c_and_s_and_leaves_a_and_b(tables):
 def test_at_minus_one_the_logits_are_centred_and_c_is_gone(tables):
     box = widgets.three_term_explorer(tables)
     box.controls["turn"].value = -1.0
-    assert numbers(box.sentence.value)[2] == 0.0
+    assert numbers(box)[2] == 0.0
 
 
 def test_another_text_is_another_picture(tables):
@@ -194,6 +241,21 @@ def test_another_text_is_another_picture(tables):
     first = drawn(box)
     box.controls["text"].value = "second"
     assert drawn(box) != first
+
+
+# ------------------------------------------------------------------------------------- recorded training (07)
+
+
+def test_recorded_training_shows_each_step_of_each_potential_on_one_axis_per_choice():
+    rng = np.random.default_rng(0)
+    log_p, k, rows = rng.uniform(-9, -1, 30), np.repeat([1, 3, 9], 10), np.arange(5, 35)
+    potentials = {name: rng.normal(size=(3, 40)) for name in "VmK"}
+    potentials["V"][2, rows] = 2 * log_p
+    box = widgets.recorded_training({"one": {"steps": [0, 10, 100], **potentials}}, log_p, k, rows)
+    assert "one at step 100: V(c) rises by 2.00 nats" in box.sentence.value
+    pictures = [picture for name, _, picture, _ in drive(box) if name == "potential"]
+    box.controls["step"].value = 0
+    assert len({*pictures, drawn(box)}) == 4 and "at step 0" in box.sentence.value
 
 
 # -------------------------------------------------------------------------------------------------- all of them

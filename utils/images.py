@@ -17,7 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from scipy.ndimage import gaussian_filter
+from sklearn import datasets
 from torch import Tensor, nn
 
 from utils import DATA, hub
@@ -45,8 +48,6 @@ class Images(NamedTuple):
 
 def decode(file: bytes) -> np.ndarray:
     """A picture file as uint8 [H, W, 3]."""
-    from PIL import Image
-
     with Image.open(io.BytesIO(file)) as picture:
         return np.asarray(picture.convert("RGB"))
 
@@ -121,9 +122,8 @@ def fingerprint(pixels: Tensor) -> str:
 
 def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3×3 convolution, batch normalisation, rectifier."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
+    layer = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class Residual(nn.Module):
@@ -183,6 +183,11 @@ def classify(model: nn.Module, pixels: Tensor, batch: int = 500) -> Tensor:
 # Garbage: each takes pixels [N, C, H, W] and a numpy generator, and returns as many pictures of that size.
 
 
+def to_bytes(values) -> Tensor:
+    """Real values as uint8, rounded and clipped to 0 … 255."""
+    return torch.as_tensor(values).round().clamp(0, 255).to(torch.uint8)
+
+
 def uniform_noise(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """Every value 0 … 255 equally likely."""
     return torch.from_numpy(rng.integers(0, 256, pixels.shape, dtype=np.uint8))
@@ -190,21 +195,17 @@ def uniform_noise(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 def gaussian_noise(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """Independent normal values with the pictures' own mean and deviation."""
-    real = pixels.float()
-    return to_bytes(torch.from_numpy(rng.normal(real.mean(), real.std(), pixels.shape)))
+    return to_bytes(rng.normal(pixels.float().mean(), pixels.float().std(), pixels.shape))
 
 
 def constant(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """One random colour all over."""
-    n, channels = pixels.shape[:2]
-    return torch.from_numpy(rng.integers(0, 256, (n, channels, 1, 1), dtype=np.uint8)).expand(pixels.shape).contiguous()
+    return uniform_noise(pixels[:, :, :1, :1], rng).expand(pixels.shape).contiguous()
 
 
 def blur(pixels: Tensor, rng: np.random.Generator | None = None, sigma: float = 3.0) -> Tensor:
     """The picture out of focus: a Gaussian of `sigma` pixels."""
-    from scipy.ndimage import gaussian_filter
-
-    return to_bytes(torch.from_numpy(gaussian_filter(pixels.float().numpy(), (0, 0, sigma, sigma), mode="nearest")))
+    return to_bytes(gaussian_filter(pixels.float().numpy(), (0, 0, sigma, sigma), mode="nearest"))
 
 
 def shuffle_blocks(pixels: Tensor, rng: np.random.Generator, blocks: int = 4) -> Tensor:
@@ -224,17 +225,10 @@ def invert(pixels: Tensor, rng: np.random.Generator | None = None) -> Tensor:
     return 255 - pixels
 
 
-def mix(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each picture laid half and half over another one, see `partners`."""
-    return blend(pixels, pixels[partners(len(pixels), rng)], 0.5)
-
-
 def partners(n: int, rng: np.random.Generator) -> Tensor:
     """For each of `n` pictures another one: the next in a random circle, so nobody meets itself."""
     circle = torch.from_numpy(rng.permutation(n))
-    partner = torch.empty(n, dtype=torch.long)
-    partner[circle] = circle.roll(-1)
-    return partner
+    return circle.roll(-1)[circle.argsort()]
 
 
 def blend(pixels: Tensor, others: Tensor, amount: float) -> Tensor:
@@ -242,40 +236,15 @@ def blend(pixels: Tensor, others: Tensor, amount: float) -> Tensor:
     return to_bytes((1 - amount) * pixels.float() + amount * others.float())
 
 
-def corrupt(pixels: Tensor, kind: str, amount: float, seed: int = 0) -> Tensor:
-    """Pictures part of the way to one kind of garbage: `amount` from 0 (as they are) to 1."""
-    return blend(pixels, make_garbage(kind, pixels, seed), amount)
-
-
-def to_bytes(values: Tensor) -> Tensor:
-    """Real values as uint8, rounded and clipped to 0 … 255."""
-    return values.round().clamp(0, 255).to(torch.uint8)
-
-
-def as_jpeg(pixels: Tensor, quality: int = QUALITY) -> Tensor:
-    """RGB pictures after a JPEG's round trip, so that compression cannot tell one set from another."""
-    from PIL import Image
-
-    def travelled(picture: np.ndarray) -> np.ndarray:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=quality)
-        return decode(file.getvalue())
-
-    if pixels.shape[1] != 3:
-        raise ValueError(f"as_jpeg needs three colour channels; got {pixels.shape[1]}")
-    rows = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    return torch.from_numpy(np.stack([travelled(row) for row in rows])).permute(0, 3, 1, 2).contiguous()
+def mix(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each picture laid half and half over another one, see `partners`."""
+    return blend(pixels, pixels[partners(len(pixels), rng)], 0.5)
 
 
 GARBAGE = {
-    "uniform noise": uniform_noise,
-    "Gaussian noise": gaussian_noise,
-    "one colour": constant,
-    "blurred": blur,
-    "shuffled blocks": shuffle_blocks,
-    "inverted": invert,
-    "mixed pairs": mix,
-}
+    "uniform noise": uniform_noise, "Gaussian noise": gaussian_noise, "one colour": constant, "blurred": blur,
+    "shuffled blocks": shuffle_blocks, "inverted": invert, "mixed pairs": mix,
+}  # fmt: skip
 
 
 def make_garbage(kind: str, pixels: Tensor, seed: int = 0) -> Tensor:
@@ -283,6 +252,23 @@ def make_garbage(kind: str, pixels: Tensor, seed: int = 0) -> Tensor:
     if kind not in GARBAGE:
         raise ValueError(f"kind must be one of {', '.join(GARBAGE)}; got {kind!r}")
     return GARBAGE[kind](pixels, garbage_rng(kind, seed))
+
+
+def corrupt(pixels: Tensor, kind: str, amount: float, seed: int = 0) -> Tensor:
+    """Pictures part of the way to one kind of garbage: `amount` from 0 (as they are) to 1."""
+    return blend(pixels, make_garbage(kind, pixels, seed), amount)
+
+
+def as_jpeg(pixels: Tensor, quality: int = QUALITY) -> Tensor:
+    """RGB pictures after a JPEG's round trip, so that compression cannot tell one set from another."""
+    if pixels.shape[1] != 3:
+        raise ValueError(f"as_jpeg needs three colour channels; got {pixels.shape[1]}")
+    travelled = []
+    for picture in pixels.permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        travelled.append(decode(file.getvalue()))
+    return torch.from_numpy(np.stack(travelled)).permute(0, 3, 1, 2).contiguous()
 
 
 def garbage_rng(kind: str, seed: int = 0) -> np.random.Generator:
@@ -370,23 +356,19 @@ def separation(known, unknown, resamples: int = 400) -> Separation:
 
 def load_digits() -> Images:
     """1,797 handwritten digits of 8 × 8 grey pixels, from scikit-learn."""
-    from sklearn import datasets
-
     data = datasets.load_digits()
-    pixels = to_bytes(torch.from_numpy(data.images) * (255 / 16)).unsqueeze(1)
-    classes = tuple(map(str, range(10)))
-    return Images(pixels, torch.from_numpy(data.target), [""] * len(pixels), classes, "scikit-learn's digits")
+    pixels, labels = to_bytes(data.images * (255 / 16)).unsqueeze(1), torch.from_numpy(data.target)
+    return Images(pixels, labels, [""] * len(pixels), tuple("0123456789"), "scikit-learn's digits")
 
 
-class DigitClassifier(nn.Module):
+class DigitClassifier(nn.Sequential):
     """One hidden layer: uint8 pixels [N, 1, 8, 8] → logits [N, 10]."""
 
     def __init__(self, width: int = 64):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+        super().__init__(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.layers(pixels.float() / 255)
+        return super().forward(pixels.float() / 255)
 
 
 def train_digits(images: Images, frequency=None, steps: int = 400, rate: float = 1.0, seed: int = 0) -> DigitClassifier:
@@ -400,7 +382,7 @@ def train_digits(images: Images, frequency=None, steps: int = 400, rate: float =
     weight = torch.ones(len(images.labels)) if frequency is None else torch.as_tensor(frequency).float()
     for _ in range(steps):
         loss = nn.functional.cross_entropy(model(images.pixels), images.labels, reduction="none")
+        optimizer.zero_grad()
         (loss @ weight / weight.sum()).backward()
         optimizer.step()
-        optimizer.zero_grad()
     return model.eval().requires_grad_(False)
