@@ -62,6 +62,20 @@ def score(
     return pd.concat([words(texts, encoded), energy_columns(energies)], axis=1)
 
 
+def score_tokens(lm: LM | tuple, rows: Sequence[Sequence[int]], batch_size: int = 16) -> pd.DataFrame:
+    """As `score`, for texts given as rows of token ids: what you have shuffled or replaced is scored as it is.
+
+    A BOS is put before each row if the tokenizer has one. Columns: `text`, `position`, `id`, `token` (what the id
+    spells by itself) and the fields of `TokenEnergies`, in nats. Raises what `score` raises.
+    """
+    lm, rows = as_lm(lm), [[int(i) for i in row] for row in rows]
+    prefix = bos_prefix(lm, "auto")
+    jobs = [windows(n, prefix + row, len(prefix), lm.window, "refuse")[0] for n, row in enumerate(rows)]
+    places = [(n, t, i, lm.tokenizer.decode(i)) for n, row in enumerate(rows) for t, i in enumerate(row)]
+    table = pd.DataFrame(places, columns=["text", "position", "id", "token"])
+    return pd.concat([table, energy_columns(score_windows(lm, jobs, batch_size))], axis=1)
+
+
 def score_continuations(
     lm: LM | tuple,
     prompts: Sequence[str],
