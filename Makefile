@@ -22,7 +22,8 @@ test: .venv/installed  ## install, and test everything
 notebooks: .venv/installed  ## re-execute the notebooks and store their outputs
 	$(BIN)/python tests/execute.py $(NOTEBOOKS)
 
-train: .venv/installed  ## re-make every bundled model and recorded table (hours; resumable)
+train: .venv/installed  ## re-make the language, every bundled model and recorded table (hours; resumable)
+	$(BIN)/python -m utils.workshop.documents
 	$(BIN)/python -m utils.workshop.train
 	SPILLED_ENERGY_MODELS=auto $(BIN)/python -m utils.workshop.train_images
 

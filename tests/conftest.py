@@ -1,5 +1,6 @@
 """Shared by all tests: bundled models only, one thread a worker, and models built on the spot."""
 
+import json
 import os
 
 os.environ["SPILLED_ENERGY_MODELS"] = "bundled"
@@ -7,11 +8,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from utils import ROOT
-
-REAL_DATA = ROOT.parent / "shared" / "data"  # real data for tests, not part of the project
+from utils.load import LM
 
 
 def tiny(architecture: str, vocab: int = 97, seed: int = 0):
@@ -36,8 +37,42 @@ def tiny_model(request):
     return tiny(request.param)
 
 
-def need(path):
-    """Skip, saying why, when real data is not at hand."""
-    if not path.exists():
-        pytest.skip(f"needs {path.name}, which is not part of the project")
-    return path
+def learned(tokenizer: Tokenizer, size: int, total: int, more=(), **options) -> Tokenizer:
+    """The tokenizer with up to `size` entries learned from the README, `more`, and spare ones that no text leads to."""
+    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, **options)
+    tokenizer.train([str(ROOT / "README.md")], trainer)
+    made = json.loads(tokenizer.to_str())
+    entries = made["model"]["vocab"]
+    for name in [*more, *(f"spare{i}" for i in range(total))][: total - len(entries)]:
+        entries[name] = len(entries)
+    return Tokenizer.from_str(json.dumps(made))
+
+
+def random_gpt2(spread: float) -> LM:
+    """GPT-2's architecture, kind of tokenizer and number of tokens at full size, with random weights."""
+    tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+    tokenizer = learned(tokenizer, 1500, 50_256, initial_alphabet=alphabet)
+    end = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}  # the last of 50,257
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **end)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(initializer_range=spread)).eval().requires_grad_(False)
+    return LM(model, tokenizer, "random GPT-2", "folder", "random GPT-2")
+
+
+def stranger(folder) -> str:
+    """A folder as others make them: a small Llama with grouped heads and another kind of tokenizer, SentencePiece's:
+    a space before every text, spaces inside the tokens, and bytes for characters that it does not know."""
+    special, characters = ["<unk>", "<s>", "</s>"], [f"<0x{b:02X}>" for b in range(256)]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer = learned(tokenizer, 256, 512, characters, special_tokens=special)
+    tokenizer.pre_tokenizer = None
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    names = dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    tiny("llama", vocab=512).save_pretrained(folder)
+    return str(folder)

@@ -1,37 +1,70 @@
 """The Almanac: its law, what it withholds, and its exact probabilities, re-derived by other routes."""
 
+import hashlib
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REAL_DATA, need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils import DATA
-from utils.almanac import (
+from utils.almanac import Almanac, contexts, read_documents, read_facts
+from utils.workshop.documents import (
     BRANCHING,
     DAYS,
     GOODS,
     NAMES,
     SHARES,
     TEMPLATES,
-    Almanac,
-    all_documents,
-    read_facts,
+    make_documents,
     train_tokenizer,
 )  # fmt: skip
 
 
+@cache
+def train():
+    return Almanac("train")
+
+
 @pytest.fixture(scope="module", params=["train", "world"])
 def almanac(request):
-    return Almanac(request.param)
+    return train() if request.param == "train" else Almanac("world")
 
 
 @pytest.fixture(scope="module")
 def documents():
-    return all_documents()
+    return read_documents()
+
+
+# What is stored
+
+
+def test_the_stored_language_is_the_one_that_was_published(documents):
+    """Exactly, to the last bit of both laws: every bundled model was trained on it."""
+    digest = hashlib.sha256()
+    for column in ("prompt", "answer", "withheld", "split"):
+        digest.update("\n".join(documents[column]).encode())
+    for law in ("p_world", "p_train"):
+        digest.update(documents[law].to_numpy().astype("<f8").tobytes())
+    assert digest.hexdigest() == "81ab6c781526c0429c805d09fdc630ac73171e4eef167cf8cdd883711e8ff4c3"
+    assert documents.text.equals(documents.prompt + documents.answer + ".")
+
+
+def test_the_workshop_still_makes_the_stored_tokenizer_and_documents(documents):
+    assert train().tokenizer.to_str() == train_tokenizer(read_facts()).to_str()
+    made, laws = make_documents(read_facts(), train().tokenizer), ["p_world", "p_train"]
+    pd.testing.assert_frame_equal(made.drop(columns=laws), documents.drop(columns=[*laws, "text"]))
+    # NumPy's powers and sums may differ in the last bit between processors; what counts is what is stored
+    np.testing.assert_allclose(made[laws], documents[laws], rtol=1e-14, atol=0)
+
+
+def test_no_two_objects_share_a_frame():
+    frame = Almanac("world").documents
+    frame.loc[:, "p_world"] = 0.0
+    assert Almanac("world").documents.p_world.sum() == pytest.approx(1)
 
 
 # The law
@@ -58,14 +91,11 @@ def test_there_are_enough_documents_facts_relations_and_templates(documents):
         assert [t.startswith("Question:") for t in TEMPLATES[relation]].count(True) == 1
 
 
-def test_subjects_follow_zipfs_law_in_every_relation(documents):
-    for _, rows in documents[documents.family == "fact"].groupby("relation"):
+def test_subjects_follow_zipfs_law_in_every_relation_and_templates_are_equally_likely(documents):
+    facts = documents[documents.family == "fact"]
+    for _, rows in facts.groupby("relation"):
         weights = np.sort(rows.groupby("subject").p_world.sum().to_numpy())[::-1]
         np.testing.assert_allclose(weights, weights[0] / np.arange(1, len(weights) + 1))
-
-
-def test_templates_of_a_fact_are_equally_likely(documents):
-    facts = documents[documents.family == "fact"]
     spread = facts.groupby(["relation", "subject"]).p_world.agg(lambda p: p.max() / p.min())
     np.testing.assert_allclose(spread, 1)
 
@@ -88,23 +118,20 @@ def test_the_withheld_parts_have_their_stated_sizes(documents):
     assert (additions.withheld == "sum").mean() == pytest.approx(1 / 3, abs=0.01)
 
 
-def test_a_withheld_sum_does_not_return_with_its_numbers_swapped(documents):
+def test_a_withheld_sum_does_not_return_with_its_numbers_swapped_nor_a_subject_in_both_splits(documents):
     additions = documents[documents.family == "arithmetic"]
     assert additions.groupby("subject").withheld.nunique().eq(1).all()
+    questions = documents[documents.split != ""]
+    assert questions.groupby(["family", "subject"]).split.nunique().eq(1).all()
 
 
 def test_answer_lengths_in_tokens_are_balanced_between_the_large_groups(documents):
-    tokenizer = Almanac().tokenizer
+    tokenizer = train().tokenizer
     questions = documents[(documents.family == "fact") & documents.question]
     lengths = questions.answer.map(lambda answer: len(tokenizer.encode(answer).ids))
     means = lengths.groupby(questions.withheld).mean()
     assert abs(means["question"] - means[""]) < 0.15
     assert abs(means["subject"] - means[""]) < 0.35  # 47 facts
-
-
-def test_development_and_test_questions_share_no_subject(documents):
-    questions = documents[documents.split != ""]
-    assert questions.groupby(["family", "subject"]).split.nunique().eq(1).all()
 
 
 # The crossing of branching factor and frequency
@@ -124,16 +151,11 @@ def test_every_branching_factor_comes_with_at_least_ten_frequencies_over_two_dec
         assert (max(logprobs) - min(logprobs)) / np.log(10) >= 2 - 1e-9
 
 
-def test_days_names_and_goods_are_single_tokens():
-    tokenizer = Almanac().tokenizer
-    assert all(len(tokenizer.encode(f" {word}").ids) == 1 for word in (*DAYS, *NAMES, *GOODS))
-
-
 # Tokens
 
 
 def test_prompt_and_answer_encode_to_the_tokens_of_the_whole(documents):
-    encode = Almanac().tokenizer.encode_batch
+    encode = train().tokenizer.encode_batch
     prompts, answers, stops, texts = (
         [e.ids for e in encode(list(column))]
         for column in (documents.prompt, documents.answer, documents.answer + ".", documents.text)
@@ -143,15 +165,12 @@ def test_prompt_and_answer_encode_to_the_tokens_of_the_whole(documents):
         assert text[: len(prompt) + len(answer)] == prompt + answer
 
 
-def test_prompts_end_without_a_space_and_digits_are_single_tokens(documents):
+def test_words_of_the_habits_and_digits_are_single_tokens_and_prompts_end_without_a_space(documents):
+    encode, decode = train().tokenizer.encode, train().tokenizer.decode
+    assert all(len(encode(f" {word}").ids) == 1 for word in (*DAYS, *NAMES, *GOODS))
+    assert [decode([i]) for i in encode("12+345").ids] == ["1", "2", "+", "3", "4", "5"]
     assert not documents.prompt.str.endswith(" ").any()
-    tokenizer = Almanac().tokenizer
-    assert [tokenizer.decode([i]) for i in tokenizer.encode("12+345").ids] == ["1", "2", "+", "3", "4", "5"]
-
-
-def test_the_tokenizer_on_disk_is_the_one_its_recipe_makes():
-    assert Almanac().tokenizer.to_str() == train_tokenizer(read_facts()).to_str()
-    assert Almanac().vocab_size <= 2048
+    assert train().vocab_size <= 2048
 
 
 # Exactness
@@ -159,7 +178,7 @@ def test_the_tokenizer_on_disk_is_the_one_its_recipe_makes():
 
 def test_prefix_probabilities_agree_with_brute_force_on_a_sub_language(almanac):
     """Sum the documents that start with a prefix, without any trie, for all prefixes of 300 documents."""
-    sub = all_documents().sample(300, random_state=0)
+    sub = read_documents().sample(300, random_state=0)
     language = Almanac(almanac.law, documents=sub)
     p = sub[f"p_{almanac.law}"].to_numpy()
     prefixes = {tuple(ids[:n]) for ids in language.ids for n in range(1, len(ids) + 1)}
@@ -171,7 +190,7 @@ def test_prefix_probabilities_agree_with_brute_force_on_a_sub_language(almanac):
 @settings(max_examples=60, deadline=None)
 @given(document=st.integers(0, 27_000), length=st.integers(1, 20))
 def test_conditionals_are_ratios_of_prefix_probabilities_and_sum_to_one(document, length):
-    almanac = shared()
+    almanac = train()
     ids = almanac.ids[document][:length]
     if ids[-1] == almanac.eos or almanac.logprob(ids) == -np.inf:
         return
@@ -181,15 +200,6 @@ def test_conditionals_are_ratios_of_prefix_probabilities_and_sum_to_one(document
         ratio = np.exp(almanac.logprob([*ids, token]) - almanac.logprob(ids))
         assert p[token] == pytest.approx(ratio, rel=1e-9)
     assert almanac.branching(ids) == np.count_nonzero(p)
-
-
-_shared = []
-
-
-def shared():
-    if not _shared:
-        _shared.append(Almanac("train"))
-    return _shared[0]
 
 
 def test_chain_rule_gives_every_document_its_probability(almanac):
@@ -209,15 +219,15 @@ def test_sampled_frequencies_agree_with_exact_probabilities(almanac):
 
 
 def test_withheld_documents_have_probability_zero_under_training_only():
-    train, world = shared(), Almanac("world")
-    for i in np.flatnonzero(train.documents.withheld != "")[::501]:
-        assert train.logprob(train.ids[i]) == -np.inf
+    world = Almanac("world")
+    for i in np.flatnonzero(world.documents.withheld != "")[::501]:
+        assert train().logprob(train().ids[i]) == -np.inf
         assert np.isfinite(world.logprob(world.ids[i]))
 
 
 def test_entropy_per_token_is_the_mean_conditional_entropy():
     """Against the average of -log p(document) over a large sample."""
-    almanac = shared()
+    almanac = train()
     drawn = almanac.sample(100_000, np.random.default_rng(1))
     p = almanac.documents.p_train.to_numpy()[drawn]
     lengths = np.array([len(almanac.ids[i]) - 1 for i in drawn])
@@ -227,54 +237,40 @@ def test_entropy_per_token_is_the_mean_conditional_entropy():
 # Bad input
 
 
-@pytest.mark.parametrize("ids", [[], [5], [1, 2]])
-def test_ids_that_do_not_start_with_bos_are_refused(ids):
-    with pytest.raises(ValueError, match="BOS"):
-        shared().logprob(ids)
+def without_question():
+    return train().documents.prompt[train().documents.withheld == "question"].iloc[0]
 
 
-def test_text_outside_the_language_is_refused():
-    almanac = shared()
-    with pytest.raises(ValueError, match="no prefix of any Almanac document"):
-        almanac.logprob(almanac.encode("The capital of Atlantis is"))
-
-
-def test_nothing_is_defined_after_eos():
-    almanac = shared()
-    with pytest.raises(ValueError, match="after EOS"):
-        almanac.next_token(almanac.ids[0])
-
-
-def test_nothing_follows_a_prefix_of_probability_zero():
-    almanac = shared()
-    d = almanac.documents
-    prompt = d[(d.withheld == "question")].prompt.iloc[0]
-    with pytest.raises(ValueError, match="probability 0"):
-        almanac.next_token(almanac.encode(prompt))
-
-
-def test_an_unknown_law_is_refused():
-    with pytest.raises(ValueError, match="law must be"):
-        Almanac("moon")
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        *((lambda ids=ids: train().logprob(ids), "BOS") for ids in ([], [5], [1, 2])),
+        (lambda: train().logprob(train().encode("The capital of Atlantis is")), "no prefix of any Almanac document"),
+        (lambda: train().next_token(train().ids[0]), "after EOS"),
+        (lambda: train().next_token(train().encode(without_question())), "probability 0"),
+        (lambda: Almanac("moon"), "law must be"),
+    ],
+)
+def test_what_lies_outside_the_language_is_refused(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask()
 
 
 # Against independent sources
 
 
-def test_capitals_and_continents_are_confirmed_by_an_independent_table():
-    """Two tables of other people; either may confirm a row. Some spell a name otherwise, so most, not all."""
-    folder = need(REAL_DATA / "facts")
-    book = pd.read_csv(folder / "factbook_facts.tsv", sep="\t")
-    book = set(book[book.relation == "capital"][["subject", "object"]].itertuples(index=False, name=None))
-    for relation, key, extra in [("capital", "city", book), ("continent", "continent", set())]:
-        file = "country-by-capital-city" if key == "city" else "country-by-continent"
-        table = pd.read_json(folder / "country_json" / f"{file}.json")
-        source = {*table[["country", key]].itertuples(index=False, name=None), *extra}
-        ours = read_facts().query("relation == @relation and subject in @names", local_dict={
-            "relation": relation, "names": {country for country, _ in source}})  # fmt: skip
-        assert len(ours) > 150
-        confirmed = [pair in source for pair in ours[["subject", "object"]].itertuples(index=False, name=None)]
-        assert np.mean(confirmed) > 0.97
+def test_facts_that_many_get_wrong_are_right():
+    """Written down here by hand, from general knowledge: capitals that are not the largest city, and the like."""
+    known = """capital: Australia Canberra, Brazil Brasilia, Canada Ottawa, Kazakhstan Astana, Morocco Rabat,
+    Nigeria Abuja, Pakistan Islamabad, Switzerland Bern, Turkey Ankara, Vietnam Hanoi; continent: Morocco Africa,
+    Nepal Asia, Peru South America; symbol: iron Fe, lead Pb, sodium Na, tungsten W; constellation: Betelgeuse Orion,
+    Polaris Ursa Minor, Vega Lyra"""
+    facts = read_facts().set_index(["relation", "subject"]).object
+    for line in known.split(";"):
+        relation, pairs = line.strip().split(": ")
+        for pair in pairs.split(","):
+            subject, answer = pair.strip().split(" ", 1)
+            assert facts[relation, subject] == answer
 
 
 def test_atomic_numbers_run_from_1_to_118():
@@ -288,3 +284,32 @@ def test_the_fact_table_is_plain_sorted_ascii():
     text = (DATA / "almanac.csv").read_text(encoding="ascii")
     facts = read_facts()
     assert "\r" not in text and facts.sort_values(["relation", "subject"]).index.equals(facts.index)
+
+
+# The recorded prefixes
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return contexts(Almanac("train"))
+
+
+def test_exact_columns_are_the_almanacs_own(frame):
+    almanac = Almanac("train")
+    for row in frame.iloc[::211].itertuples():
+        ids = almanac.ids[row.document][: row.length]
+        assert row.log_p == almanac.logprob(ids)
+        if np.isfinite(row.log_p):
+            q = almanac.next_token(ids)
+            assert row.k == almanac.branching(ids) and row.log_k == pytest.approx(np.log(row.k))
+            assert row.entropy == pytest.approx(-(q[q > 0] * np.log(q[q > 0])).sum(), abs=1e-12)
+            assert row.entropy <= row.log_k + 1e-9
+        else:
+            assert np.isnan([row.k, row.log_k, row.entropy]).all()
+
+
+def test_every_prefix_is_recorded_once_and_habits_cross_k_with_frequency(frame):
+    ids = Almanac("train").ids
+    assert len({tuple(ids[d][:n]) for d, n in zip(frame.document, frame.length, strict=True)}) == len(frame) == 5000
+    habits = frame[frame.slot == "habit"]
+    assert abs(np.corrcoef(habits.log_p, habits.log_k)[0, 1]) < 1e-9  # crossed, not merely mixed

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REAL_DATA, need
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from conftest import random_gpt2, stranger
 
 from utils.energy import TokenEnergies
 from utils.load import LM, load_lm
@@ -20,29 +19,18 @@ SAMPLED = {"temperature": 1.3, "top_k": 50, "top_p": 0.95, "seed": 3}
 MODELS = {  # a prompt, and how many tokens to write after it
     "almanac-gpt2": ("The capital of France is", 12),
     "almanac-llama": ("Question: What is 12 + 34? Answer:", 12),
-    "stories260K": ("Once upon a time, there was a", 12),
+    "another make": ("The course is about", 12),
     "gpt2 at its true shape": ("The capital of France is", 4),
 }
 
 
-def random_gpt2() -> LM:
-    """GPT-2's architecture and vocabulary at full size, with random weights: nothing is downloaded."""
-    folder = need(REAL_DATA / "models" / "gpt2-tokenizer")
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(initializer_range=0.1)).eval().requires_grad_(False)
-    return LM(model, AutoTokenizer.from_pretrained(folder), "random GPT-2", "folder", "random GPT-2")
-
-
-def open_model(name: str) -> LM:
-    if name == "stories260K":
-        return load_lm(str(need(REAL_DATA / "models" / "stories260K-hf")))
-    return random_gpt2() if name == "gpt2 at its true shape" else load_lm(name)
-
-
 @pytest.fixture(scope="module", params=MODELS)
-def case(request):
+def case(request, tmp_path_factory):
     """A model, a prompt that it can go on from, and a number of tokens."""
-    return open_model(request.param), *MODELS[request.param]
+    name = request.param
+    if name == "gpt2 at its true shape":
+        return random_gpt2(0.1), *MODELS[name]
+    return load_lm(stranger(tmp_path_factory.mktemp("llama")) if name == "another make" else name), *MODELS[name]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Pictures, garbage, the classifier and its record: what is shipped is what was measured, on the pixels it names."""
 
 import json
-import shutil
+import sys
+from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
@@ -9,24 +10,23 @@ import pyarrow.parquet as pq
 import pytest
 import test_hub
 import torch
-from conftest import REAL_DATA, need
-from datasets import config
-from sklearn.metrics import roc_auc_score
+from PIL import Image
 from test_hub import standin  # noqa: F401 (a fixture)
 
-from utils import DATA, detect, images, plots, widgets
+from utils import DATA, images, plots, records, stats, widgets
 from utils.energy import log_partition
 from utils.gauge import shift
+from utils.records import card, fingerprint, recorded
 from utils.workshop import train_images
 
 RNG = np.random.default_rng(0)
+UNKNOWN = train_images.UNKNOWN
 PICTURES = torch.from_numpy(RNG.integers(0, 256, (24, 3, 32, 32), dtype=np.uint8))
-OTHERS = {"tiny-imagenet": "tiny_imagenet", "textures": "dtd_textures", "mnist": "mnist"}
 
 
 @pytest.fixture(scope="module")
 def record():
-    return images.recorded()
+    return recorded("cifar10-logits"), card("cifar10-logits")
 
 
 @pytest.fixture(scope="module")
@@ -34,79 +34,60 @@ def model():
     return images.load_classifier()
 
 
-@pytest.fixture(scope="module")
-def real_test():
-    file = next(need(REAL_DATA / "cifar10").rglob("test-*.parquet"))
-    return images.read_parquet(file)
-
-
 # The record
 
 
-def test_the_recorded_test_logits_are_those_of_the_shipped_weights(record, model, real_test):
-    """Every one of the 10,000: pixels, logits, accuracy."""
-    logits, card = record
-    assert images.fingerprint(real_test.pixels) == card["sets"]["test"]["sha256 of pixels"]
-    again = images.classify(model, real_test.pixels)
-    torch.testing.assert_close(again, logits["test"], rtol=0, atol=1e-3)
-    assert torch.equal(real_test.labels.to(torch.uint8), logits["labels/test"])
+@pytest.mark.parametrize("kind", ["uniform noise", "one colour"])
+def test_the_record_is_that_of_the_shipped_weights(record, model, kind):
+    """On the kinds of garbage that are made of nothing, so that no photograph is needed to make them again."""
+    made = images.make_garbage(kind, torch.zeros(train_images.GARBAGE_FROM, 3, 32, 32, dtype=torch.uint8))
+    again = images.classify(model, images.as_jpeg(made))
+    torch.testing.assert_close(again, record[0][kind], rtol=0, atol=1e-3)
+
+
+def test_the_recorded_logits_have_the_accuracy_that_the_recipe_states(record):
     recipe = json.loads((DATA / "models" / "cifar10-resnet" / "recipe.json").read_text())
-    assert train_images.accuracy(again, real_test.labels) == pytest.approx(recipe["test"], abs=2e-4)
+    assert train_images.accuracy(record[0]["test"], record[0]["labels/test"]) == pytest.approx(recipe["test"], abs=2e-4)
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_unknown_pictures_score_as_recorded(record, model, name):
-    logits, card = record
-    real = images.read_parquet(need(REAL_DATA / "ood" / OTHERS[name]) / "test_jpeg75.parquet")
-    assert images.fingerprint(real.pixels) == card["sets"][name]["sha256 of pixels"]
-    assert list(real.classes) == card["classes"][name]
-    again = images.classify(model, real.pixels)
-    known = images.suspicion(logits["test"])
-    for score in images.SCORES:
-        now, then = (images.separation(known[score], images.suspicion(z)[score]) for z in (again, logits[name]))
-        assert now.auroc.value == pytest.approx(then.auroc.value, abs=1e-4)
-        assert now.fpr95.value == pytest.approx(then.fpr95.value, abs=2e-3)
-
-
-@pytest.mark.parametrize("kind", images.GARBAGE)
-def test_garbage_is_made_again_and_scores_as_recorded(record, model, real_test, kind):
-    logits, _ = record
-    garbage = images.make_garbage(kind, real_test.pixels[: train_images.GARBAGE_FROM])[:100]
-    again = images.classify(model, images.as_jpeg(garbage))
-    torch.testing.assert_close(again, logits[kind][:100], rtol=0, atol=1e-3)
-
-
-def test_lossless_images_and_their_jpeg_copies_score_as_recorded(record, model):
-    logits, _ = record
-    lossless = images.read_parquet(need(REAL_DATA / "cifar10_png4k") / "train.parquet")
-    assert torch.equal(lossless.labels.to(torch.uint8), logits["labels/lossless"])
-    torch.testing.assert_close(images.classify(model, lossless.pixels), logits["lossless"], rtol=0, atol=1e-3)
-    copies = images.classify(model, images.as_jpeg(lossless.pixels[:500]))  # our JPEG, not the archive's
-    same = (copies.argmax(1) == logits["lossless, as JPEG"][:500].argmax(1)).double().mean()
-    assert same > 0.9
-
-
-def test_a_changed_record_is_noticed(record, monkeypatch, tmp_path):
-    for suffix in (".json", ".safetensors"):
-        shutil.copy(images.RECORD.with_suffix(suffix), tmp_path / f"copy{suffix}")
-    monkeypatch.setattr(images, "RECORD", tmp_path / "copy")
-    images.recorded()
-    card = json.loads((tmp_path / "copy.json").read_text())
-    card["sha256"]["mnist"] = "0" * 64
-    (tmp_path / "copy.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="mnist is not what was recorded"):
-        images.recorded()
+def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names(monkeypatch, tmp_path):
+    """The whole workshop in small: train, export, record; then read again and classify the pictures once more."""
+    rng, files = np.random.default_rng(2), {"train": 300, "test": 40, "lossless": 30} | dict.fromkeys(UNKNOWN, 25)
+    for name, count in files.items():
+        pixels = torch.from_numpy(rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8))
+        write_parquet(tmp_path / f"{name}-0.parquet", pixels, list(rng.integers(0, 10, count)))
+    for module, name, value in ((train_images, "GARBAGE_FROM", 20), (train_images, "DATA", tmp_path),
+                                (train_images, "ROOT", tmp_path), (records, "FOLDER", tmp_path),
+                                (train_images, "RECORD", tmp_path / "record")):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setenv(images.FOLDER, str(tmp_path))
+    others = [f"{name}={tmp_path / name}-0.parquet" for name in UNKNOWN]
+    arguments = ["train_images", "--others", *others, "--lossless", str(tmp_path / "lossless-0.parquet")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    train_images.main()
+    logits, about = recorded("record"), card("record")
+    model = images.load_classifier(tmp_path / "models" / train_images.NAME)
+    read = {name: images.read_parquet(tmp_path / f"{name}-0.parquet") for name in files}
+    pixels = {name: read[name].pixels for name in ("test", *UNKNOWN)}
+    pixels["mixed pairs"] = images.as_jpeg(images.make_garbage("mixed pairs", pixels["test"][:20]))
+    for name, known in pixels.items():
+        assert fingerprint(known) == about["sets"][name]["sha256 of pixels"]
+        torch.testing.assert_close(images.classify(model, known), logits[name], rtol=0, atol=1e-3)
+    assert torch.equal(read["textures"].labels.to(torch.uint8), logits["labels/textures"])
+    for name, source in (("lossless", "lossless"), ("lossless, as JPEG", "train")):  # paired by name
+        torch.testing.assert_close(images.classify(model, read[source].pixels[:30]), logits[name], rtol=0, atol=1e-3)
+    assert [*logits["labels/mixed pairs"].shape] == [20, 2]
 
 
 def test_the_record_is_complete_and_small(record):
     logits, card = record
-    assert set(card["sets"]) == {"test", *images.GARBAGE, *OTHERS}
+    assert set(card["sets"]) == {"test", *images.GARBAGE, *UNKNOWN}
     assert logits["test"].shape == (10_000, 10)
     steps = {int(name.split("/")[1]) for name in logits if name.startswith("training/")}
     assert {*train_images.RECORD_AT} < steps and len(steps) == 6
     last = logits[f"training/{max(steps)}/test"]
     torch.testing.assert_close(last, logits["test"][:2000], rtol=0, atol=1e-3)
-    assert images.RECORD.with_suffix(".safetensors").stat().st_size < 4e6
+    assert (DATA / "recorded" / "cifar10-logits.safetensors").stat().st_size < 4e6
     assert (DATA / "models" / "cifar10-resnet" / "model.safetensors").stat().st_size < 5e6
 
 
@@ -146,14 +127,14 @@ def test_no_gauge_changes_a_label_or_a_probability_and_any_auroc_can_be_had(reco
 
 
 def test_clear_errors():
-    with pytest.raises(FileNotFoundError, match=r"no config\.json; `python -m utils\.train_images`"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json; `python -m utils\.workshop\.train_images`"):
         images.load_classifier(DATA / "models")
     with pytest.raises(ValueError, match=r"uint8 \[N, C, H, W\]"):
         images.classify(torch.nn.Identity(), PICTURES.float())
     with pytest.raises(ValueError, match="kind must be one of"):
         images.make_garbage("static", PICTURES)
-    for known, unknown in (([1.0], []), ([], [1.0]), ([1.0], [float("nan")])):
-        with pytest.raises(ValueError, match="separation needs known and unknown"):
+    for known, unknown, message in (([1.0], [], "empty"), ([], [1.0], "empty"), ([1.0], [float("nan")], "NaN")):
+        with pytest.raises(ValueError, match=message):
             images.separation(known, unknown)
     with pytest.raises(ValueError, match="must divide"):
         images.shuffle_blocks(PICTURES, RNG, blocks=5)
@@ -198,44 +179,37 @@ def test_mixed_pairs_are_half_of_each_of_two_different_pictures():
 # Scores
 
 
-def test_separation_agrees_with_the_slow_ways():
+def test_separation_accepts_95_percent_of_the_known_and_draws_a_picture_with_its_garbage():
     known, unknown = RNG.normal(0, 1, 900), RNG.normal(1, 1.3, 400)
-    score, is_unknown = np.concatenate([known, unknown]), np.arange(1300) >= 900
-    group = np.concatenate([np.arange(900), np.arange(400)]) % 200
-    fast = images.separation(known, unknown)
-    assert fast.auroc.value == pytest.approx(roc_auc_score(is_unknown, score))
+    answers = np.concatenate([known, unknown]), np.arange(1300) >= 900
+    group = np.concatenate([np.arange(900), np.arange(400)]) % 200  # garbage sits where the picture sits
+    found = images.separation(known, unknown)
+    assert found.auroc == stats.auroc(*answers, group, resamples=400)
     accepted = np.quantile(known, 0.95, method="inverted_cdf")
-    assert fast.fpr95.value == pytest.approx((unknown <= accepted).mean())
-    for ours, theirs in (
-        (fast.auroc, detect.auroc(score, is_unknown, group)),
-        (fast.fpr95, detect.fpr95(-score, ~is_unknown, group)),
-    ):
-        assert ours.value == pytest.approx(theirs.value)
-        assert ours.low == pytest.approx(theirs.low, abs=0.012) and ours.high == pytest.approx(theirs.high, abs=0.012)
+    assert found.fpr95.value == pytest.approx((unknown <= accepted).mean())
+    assert found.fpr95 == stats.fpr95(*answers, group, accept_right=True, resamples=400)
 
 
 def test_scores_point_the_way_their_sources_say():
     """A confident row is less suspicious than an even one, by every score."""
-    scores = images.suspicion(torch.tensor([[9.0, 0, 0, 0], [0.1, 0, 0, 0]]), {**images.SCORES, **images.TERMS})
+    scores = images.suspicion(torch.tensor([[9.0, 0, 0, 0], [0.1, 0, 0, 0]]))
+    assert list(scores) == ["−V", "−max f", "−max log p", "H", "−m", "−K"]
     assert (scores.iloc[0] < scores.iloc[1]).all()
-    assert scores.energy[0] == pytest.approx(-np.log(np.exp(9) + 3))
+    assert scores["−V"][0] == pytest.approx(-np.log(np.exp(9) + 3))
+    np.testing.assert_allclose(scores["−V"], scores["−m"] - np.log(4) + scores["−K"])
 
 
 # Reading pictures
 
 
 def write_parquet(path, pixels, labels):
-    from io import BytesIO
-
-    from PIL import Image
-
     rows = []
-    for picture in pixels.permute(0, 2, 3, 1).numpy():
+    for number, picture in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
         file = BytesIO()
         Image.fromarray(picture).save(file, "PNG")
-        rows.append({"bytes": file.getvalue(), "path": "picture.png"})
+        rows.append({"bytes": file.getvalue(), "path": f"{number}.png"})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"img": rows, "label": labels}), path)
+    pq.write_table(pa.table({"img": rows, "label": labels, "jpeg_path": [row["path"] for row in rows]}), path)
 
 
 def test_a_local_copy_in_the_hubs_layout_is_read(monkeypatch, tmp_path):
@@ -257,12 +231,11 @@ def test_without_a_copy_the_bundled_course_asks_no_network(monkeypatch):
     assert read is None and "not at hand" in line
 
 
-def test_the_hubs_copy_is_fetched_once_and_read_with_datasets(standin, monkeypatch, tmp_path):  # noqa: F811
+def test_the_hubs_copy_is_fetched_once(standin, monkeypatch, tmp_path):  # noqa: F811
     """Against the stand-in hub of `test_hub.py`; the second time from the cache alone."""
     write_parquet(tmp_path / "test.parquet", PICTURES, [3] * 24)
     standin.files = {"plain_text/test-00000-of-00001.parquet": (tmp_path / "test.parquet").read_bytes()}
     monkeypatch.setattr(images, "REVISION", test_hub.REVISION)  # the one the stand-in has
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     for _ in range(2):
         read, line = images.from_hub("test")
         assert torch.equal(read.pixels, PICTURES) and set(read.labels.tolist()) == {3}

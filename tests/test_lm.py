@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REAL_DATA, need, tiny
+from conftest import stranger, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -284,19 +284,15 @@ def test_a_pickle_is_never_read(tmp_path):
         load_lm(str(folder))
 
 
-# The real third-party Llama
+# A Llama of another make
 
 
-@pytest.fixture(scope="module")
-def stories():
-    return load_lm(str(need(REAL_DATA / "models" / "stories260K-hf")))
-
-
-def test_a_llama_that_nobody_here_trained_scores_unchanged(stories):
-    text = "Once upon a time, there was a little girl named Lily."
-    table = score(stories, [text])
+def test_a_llama_with_another_tokenizer_scores_unchanged(tmp_path):
+    lm, text = load_lm(stranger(tmp_path)), "The course is about logits, and Zoë buys tea."
+    table = score(lm, [text])
     assert table.spilled.sum() == pytest.approx(
         table.logprob.sum() + table.log_partition_before.iloc[0] - table.log_partition_after.iloc[-1], abs=1e-9
     )
-    assert -table.logprob.mean() < 2.0  # it knows this kind of sentence
-    assert isinstance(stories, LM) and not stories.stand_in
+    covered = [at for row in table.itertuples() for at in range(row.start, row.end)]
+    assert sorted({*covered}) == [*range(len(text))] and covered == sorted(covered)
+    assert isinstance(lm, LM) and not lm.stand_in

@@ -3,14 +3,10 @@
 import IPython.display
 import matplotlib
 import nbformat
-import pytest
-import torch
-from conftest import REAL_DATA, need
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from conftest import random_gpt2
 
 import utils.load
 from utils import ROOT
-from utils.load import LM
 
 FEWER = ("sample(60,", "sample(4,")  # countries: four are enough to run everything
 
@@ -28,16 +24,9 @@ class Screen:
     update = __call__
 
 
-@pytest.fixture
-def random_gpt2():
-    folder = need(REAL_DATA / "models" / "gpt2-tokenizer")
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(initializer_range=0.05)).eval().requires_grad_(False)
-    return LM(model, AutoTokenizer.from_pretrained(folder), "random GPT-2", "folder", "random GPT-2")
-
-
-def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(random_gpt2, monkeypatch, capsys):
-    monkeypatch.setattr(utils.load, "load_lm", lambda name: random_gpt2)
+def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(monkeypatch, capsys):
+    gpt2 = random_gpt2(0.05)
+    monkeypatch.setattr(utils.load, "load_lm", lambda name: gpt2)
     screen = Screen()
     monkeypatch.setattr(IPython.display, "display", screen)
     matplotlib.use("agg")

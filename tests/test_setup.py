@@ -1,12 +1,36 @@
-"""The two commands, the environment files, and what a clone looks like."""
+"""The two commands, the environment files, what a clone looks like, and what works without one."""
 
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import yaml
 
-from utils import ROOT
+from utils import DATA, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGES = {"IPython": "ipython", "PIL": "pillow", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
+            "yaml": "pyyaml"}  # fmt: skip
+
+
+def imported(pattern):
+    """The modules that the Python files and notebooks of a pattern import, wherever in the code."""
+    modules = set()
+    for path in ROOT.glob(pattern):
+        source = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(source)["cells"]
+            source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
 
 
 def test_environment_yml_installs_this_package_with_conda_forge_python():
@@ -18,12 +42,46 @@ def test_environment_yml_installs_this_package_with_conda_forge_python():
     assert any(line.startswith("-e .") for line in pip)
 
 
-def test_the_packages_the_course_names_are_declared_and_torchvision_is_not():
-    declared = " ".join(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
-    for package in ("jupyterlab", "torch", "transformers", "matplotlib", "seaborn", "ipywidgets", "nbval"):
-        assert package in declared
-    assert "torchvision" not in declared
+def test_what_is_imported_is_declared_and_torchvision_is_not():
+    extras = PROJECT["optional-dependencies"]
+    needed, also = ({re.match(r"[\w-]+", line)[0] for line in lines} for lines in
+                    (PROJECT["dependencies"], extras["test"] + extras["cluster"]))  # fmt: skip
+    for pattern, declared in (("utils/*.py", needed), ("notebooks/**/*.ipynb", needed), ("utils/workshop/*.py",
+                              needed | also), ("tests/**/*.py", needed | also)):  # fmt: skip
+        own = {"utils", *(path.stem for path in ROOT.glob("tests/*.py"))} | sys.stdlib_module_names
+        names = {module.split(".")[0] for module in imported(pattern)} - own
+        assert {PACKAGES.get(name, name) for name in names} <= declared, pattern
+    assert "jupyterlab" in needed and {"nbval", "ruff"} <= also and "torchvision" not in needed | also
     assert PROJECT["name"] == "spilled-energy-notebooks" and PROJECT["requires-python"] == ">=3.11"
+
+
+def test_nothing_a_student_reads_imports_the_workshop():
+    modules = imported("utils/*.py") | imported("notebooks/**/*.ipynb")
+    assert "utils.energy" in modules and not any(module.startswith("utils.workshop") for module in modules)
+
+
+def test_an_ordinary_installation_works_beside_another_utils_and_without_data(tmp_path):
+    """As a wheel is installed: the packages alone. What needs `data/` says so in one sentence when it is asked for."""
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    shutil.copytree(ROOT / "utils", site / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    (elsewhere / "utils").mkdir(parents=True)
+    (elsewhere / "utils" / "__init__.py").write_text("raise ImportError('the wrong utils')")
+    rooms = ", ".join(sorted(path.stem for path in (ROOT / "utils").glob("[a-z]*.py")))
+    code = f"""
+import utils
+from utils import {rooms}
+assert utils.__file__.startswith({str(site)!r})
+assert load.load_lm({str(DATA / "models" / "almanac-gpt2")!r}).source == "folder"
+for ask in (almanac.Almanac, almanac.read_facts, images.load_classifier):
+    try:
+        ask()
+    except FileNotFoundError as error:
+        print(error)
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], cwd=elsewhere, env={"PYTHONPATH": str(site)},
+                         capture_output=True, text=True)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("is missing: clone the course and run `pip install --editable .` in it") == 3
 
 
 def test_ci_calls_the_test_command_of_the_readme():

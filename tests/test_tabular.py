@@ -61,8 +61,9 @@ def test_the_solver_agrees_with_the_closed_form_over_nine_decades(size):
     tau = np.logspace(-3, 6, 19)
     for k in (1, 5, 45):
         f = gradient_flow(np.full((1, k), 1 / k), tau[None], size)[0]
+        assert np.abs(f[:, :k].sum(-1) + (size - k) * f[:, -1]).max() < 1e-9 * size  # the centred gauge
         V = np.log(k * np.exp(f[:, 0]) + (size - k) * np.exp(f[:, -1]))
-        assert np.abs(V - closed_form(tau, size, k)).max() < 5e-5
+        assert np.abs(V - closed_form(tau, size, k)).max() < 1e-6
 
 
 def test_the_solver_agrees_with_an_independent_one_where_nothing_is_even():
@@ -76,8 +77,8 @@ def test_the_solver_agrees_with_an_independent_one_where_nothing_is_even():
 
     first = tau[0] * (full - 1 / size)
     span = np.log(tau[[0, -1]])
-    truth = solve_ivp(slope, span, first, "Radau", np.log(tau), rtol=1e-8, atol=1e-10).y.T
-    assert np.abs(gradient_flow(q, tau, size)[0] - truth).max() < 2e-4
+    truth = solve_ivp(slope, span, first, "Radau", np.log(tau), rtol=1e-9, atol=1e-11).y.T
+    assert np.abs(gradient_flow(q, tau, size)[0] - truth).max() < 1e-6
 
 
 def test_the_solver_agrees_with_brute_force_gradient_descent_logit_by_logit():
@@ -88,17 +89,11 @@ def test_the_solver_agrees_with_brute_force_gradient_descent_logit_by_logit():
         assert k == SIZE or np.abs(f[:, -1] - simulated[:, -1]).max() < 2e-3
 
 
-@pytest.mark.parametrize("k", [1, 5, 25, 45])
-def test_the_impossible_token_law_and_its_slope(measured, k):
+@pytest.mark.parametrize("k", [1, 5, 25, 45, SIZE])
+def test_the_impossible_token_law_and_its_slope_and_a_full_support_forgets_the_joint(measured, k):
     V, tau = measured[0][k], measured[1]
     assert np.abs(V - impossible_token_law(uneven(k), tau, SIZE)).max() < 0.07
     assert np.polyfit(np.log(tau), V, 1)[0] == pytest.approx(1 - k / SIZE, abs=0.02)
-
-
-def test_a_full_support_forgets_the_joint(measured):
-    V, tau = measured[0][SIZE], measured[1]
-    assert np.polyfit(np.log(tau), V, 1)[0] == pytest.approx(0, abs=0.02)
-    assert np.abs(V - impossible_token_law(uneven(SIZE), tau, SIZE)).max() < 0.07
 
 
 def test_the_law_is_only_an_asymptote_and_the_finite_time_table_knows():
@@ -114,11 +109,6 @@ def test_contexts_with_one_conditional_share_one_curve_in_visits():
     assert np.abs(log_partition(early) - log_partition(other)).max() > 0.5  # the same t is not the same curve
 
 
-def test_the_table_stays_in_the_centred_gauge():
-    f = gradient_flow(uneven(7), np.logspace(-2, 6, 9), 1536)[0]
-    assert np.abs(f[:, :7].sum(-1) + (1536 - 7) * f[:, -1]).max() < 1e-5  # a sum of 1536 logits
-
-
 def test_a_language_of_mixed_contexts_is_solved_context_by_context():
     rng = np.random.default_rng(1)
     conditionals = [uneven(k, seed=k) for k in (1, 2, 3, 5, 9, 17, SIZE)] + [np.full(4, 0.25), np.full(SIZE, 1 / SIZE)]
@@ -128,8 +118,8 @@ def test_a_language_of_mixed_contexts_is_solved_context_by_context():
         f = gradient_flow(q, tau[row], SIZE)[0]
         V = np.log(np.exp(f[:, :-1]).sum(-1) + (SIZE - len(q)) * np.exp(f[:, -1]))
         kl = (q * (np.log(q) - f[:, :-1] + V[:, None])).sum(-1)
-        assert np.abs(table.log_partition[row] - V).max() < 1e-4
-        assert np.abs(table.kl[row] - kl).max() < 1e-4
+        assert np.abs(table.log_partition[row] - V).max() < 1e-6
+        assert np.abs(table.kl[row] - kl).max() < 1e-6
     assert (np.diff(table.kl[:-1]) < 0).all()  # it learns (the last one has nothing to learn)
     padded = tabular_learner([np.pad(q, (0, SIZE - len(q))) for q in conditionals], tau, SIZE)
     assert np.array_equal(padded.log_partition, table.log_partition)
@@ -144,8 +134,8 @@ def test_the_table_of_a_real_finite_language_takes_seconds():
     start = time.process_time()
     table = tabular_learner(conditionals, mass[some, None] * np.logspace(2, 8, 13), almanac.vocab_size)
     assert time.process_time() - start < 20
-    assert (table.log_partition > np.log(almanac.vocab_size) - 1e-4).all()  # K ≥ 0
-    assert (table.kl > -1e-4).all()
+    assert (table.log_partition > np.log(almanac.vocab_size) - 1e-6).all()  # K ≥ 0
+    assert (table.kl > -1e-6).all()
 
 
 def test_the_training_time_slider_redraws_and_says_what_it_shows():

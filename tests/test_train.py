@@ -9,6 +9,7 @@ import torch
 from utils import DATA
 from utils.almanac import Almanac
 from utils.load import load_lm
+from utils.workshop.card import excess_loss
 from utils.workshop.train import RECIPES, Recorder, build_model, document_batch, loss_of, train
 
 
@@ -84,15 +85,4 @@ def test_shipped_models_reproduce_their_recorded_measurements(almanac, name):
 @pytest.mark.parametrize("name", ["almanac-gpt2", "almanac-llama"])
 def test_bundled_models_come_close_to_the_exact_entropy(almanac, name):
     """Excess cross-entropy over the exact entropy, on 1,500 fresh documents: the data card's claim."""
-    model = load_lm(name).model
-    drawn = almanac.sample(1500, np.random.default_rng(5))
-    nats = tokens = 0.0
-    with torch.no_grad():
-        for rows in np.array_split(sorted(drawn, key=lambda i: len(almanac.ids[i])), 12):
-            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(almanac.ids[i]) for i in rows], True, almanac.pad)
-            real = ids[:, 1:] != almanac.pad
-            logits = model(ids, attention_mask=(ids != almanac.pad).long()).logits[:, :-1]
-            nats += torch.nn.functional.cross_entropy(logits[real], ids[:, 1:][real], reduction="sum").item()
-            tokens += real.sum().item()
-    exact = -np.log(almanac.documents.p_train.to_numpy()[drawn]).sum()
-    assert 0 < (nats - exact) / tokens < 0.05
+    assert 0 < excess_loss(load_lm(name), almanac, 1500) < 0.05

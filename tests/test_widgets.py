@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from utils import energy, plots, widgets
+from utils.almanac import Almanac, contexts
+from utils.records import recorded
 
 TOKENS = ("sun", "rain", "snow")
 
@@ -268,3 +270,17 @@ def test_only_widgets_knows_of_ipywidgets():
         path.name for path in (ROOT / "utils").glob("*.py") if "import ipywidgets" in path.read_text(encoding="utf-8")
     ]
     assert users == ["widgets.py"]
+
+
+def test_the_training_slider_shows_every_step_run_and_potential():
+    frame = contexts(Almanac("train"))
+    habit = (frame.slot == "habit").to_numpy()
+    runs = {name: recorded(name) for name in ("almanac-gpt2", "almanac-llama")}
+    box = widgets.recorded_training(runs, frame.log_p[habit], frame.k[habit], habit)
+    last = box.picture.value
+    box.controls["step"].value = box.controls["step"].options[0]
+    assert "step 0" in box.sentence.value and box.picture.value != last
+    for name, control in box.controls.items():
+        for option in control.options:
+            control.value = option
+            assert str(option) in box.sentence.value, name

@@ -14,8 +14,14 @@ Notation, everywhere in nats:
 | `m(c) = mean_y f(y; c)`      | `mean_logit`     | the gauge coordinate                                   |
 | `K(c) = KL(U ‖ p(·|c))`      | `self_certainty` | how far the next-token distribution is from uniform    |
 | `|V|`                        | `vocab_size`     | number of tokens                                       |
+| `q(y|c)`                     | `q`              | the true conditional, where it is known                |
+| `k(c)`                       | `k`              | number of possible next tokens: those with `q > 0`     |
+| `τ = p(c)·t`                 | `tau`            | a context's clock: training time, by how often it came |
+|                              | `live_tokens`    | tokens that some training document asks to predict     |
 
-Data flows one way: text → `lm.score` → tidy table → `detect` / `plots` → notebook.
+Reading order of the rooms: `energy`, `gauge`, `load`, `score`, `write`, `detect`, `stats`, `almanac`, `tabular`,
+`images`, `records`, `plots`, `widgets`, `checks`. Data flows one way: text → `score` → tidy table → `detect` and
+`stats` → `plots` → notebook.
 """
 
 import os
@@ -25,6 +31,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
+
+
+def data_file(name: str) -> Path:
+    """The path of a file or folder under `data/`; FileNotFoundError, with the remedy, if it is not there."""
+    if not (DATA / name).exists():
+        raise FileNotFoundError(f"{DATA / name} is missing: clone the course and run `pip install --editable .` in it")
+    return DATA / name
 
 
 def versions() -> str:

@@ -6,7 +6,6 @@ Sources: Grathwohl et al. (arXiv 1912.03263) read `e^V` as an unnormalised densi
 (arXiv 2010.03759) use `E` to tell known images from unknown ones.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -23,9 +22,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn import datasets
 from torch import Tensor, nn
 
-from utils import DATA, hub
-from utils.detect import Estimate
+from utils import data_file, hub, stats
 from utils.energy import potentials
+from utils.stats import Estimate
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HUB_ID, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
@@ -85,36 +84,29 @@ def load_cifar10(split: str) -> tuple[Images | None, str]:
         raise ValueError(f'split must be "train" or "test", not {split!r}')
     folder = os.environ.get(FOLDER)
     if folder:
-        found = sorted(Path(folder).expanduser().rglob(f"{split}-*.parquet"))
-        if len(found) != 1:
-            raise FileNotFoundError(f"{FOLDER} should name a folder with one {split}-*.parquet; it has {len(found)}")
-        images = read_parquet(found[0], f"CIFAR-10 {split}, local copy")
-        return images, f"{images.source}: {len(images.labels):,} images"
+        return read_split(Path(folder).expanduser(), split, f"CIFAR-10 {split}, local copy")
     if os.environ.get("SPILLED_ENERGY_MODELS") == "bundled":
         return None, "CIFAR-10's images are not at hand (bundled models and records were asked for)"
     return from_hub(split)
 
 
-def from_hub(split: str) -> tuple[Images | None, str]:
-    """The split from the hub, read with `datasets`; a hub that does not answer costs seconds."""
-    from datasets import Image, load_dataset
+def read_split(folder: Path, split: str, source: str) -> tuple[Images, str]:
+    """The one parquet file of a split somewhere in a folder of the hub's layout, and one line on it."""
+    found = sorted(folder.rglob(f"{split}-*.parquet"))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{folder} ({FOLDER}) should hold one {split}-*.parquet; it has {len(found)}")
+    images = read_parquet(found[0], source)
+    return images, f"{source}: {len(images.labels):,} images"
 
+
+def from_hub(split: str) -> tuple[Images | None, str]:
+    """The split from the hub or its cache; a hub that does not answer costs seconds."""
     folder = hub.cached(HUB_ID, REVISION, "dataset")
     if not folder:
         folder, why = hub.download(HUB_ID, REVISION, "dataset")
     if not folder:
         return None, f"CIFAR-10's images are not at hand ({why})"
-    data = load_dataset("parquet", data_files=[*map(str, folder.rglob(f"{split}-*.parquet"))], split="train")
-    pictures = data.cast_column("img", Image())["img"]
-    pixels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]))
-    source = f"CIFAR-10 {split}, {HUB_ID}@{REVISION[:7]}"
-    pixels, labels = pixels.permute(0, 3, 1, 2).contiguous(), torch.tensor(data["label"])
-    return Images(pixels, labels, [""] * len(pixels), CLASSES, source), f"{source}: {len(pixels):,} images"
-
-
-def fingerprint(pixels: Tensor) -> str:
-    """SHA-256 of the pixels, so that logits are compared on the same pictures only."""
-    return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+    return read_split(folder, split, f"CIFAR-10 {split}, {HUB_ID}@{REVISION[:7]}")
 
 
 # The classifier
@@ -161,11 +153,11 @@ class Classifier(nn.Module):
         return self.head(self.features(pixels))
 
 
-def load_classifier(folder: str | Path = DATA / "models" / "cifar10-resnet") -> Classifier:
+def load_classifier(folder: str | Path | None = None) -> Classifier:
     """The bundled CIFAR-10 classifier (or another folder of the same kind), ready to classify."""
-    folder = Path(folder)
+    folder = data_file("models/cifar10-resnet") if folder is None else Path(folder)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; `python -m utils.train_images` makes the classifier")
+        raise FileNotFoundError(f"{folder} has no config.json; `python -m utils.workshop.train_images` makes one")
     config = json.loads((folder / "config.json").read_text())
     model = Classifier(tuple(config["widths"]), config["classes"])
     model.load_state_dict({key: v.float() for key, v in load_file(folder / "model.safetensors").items()})
@@ -276,44 +268,20 @@ def garbage_rng(kind: str, seed: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, *kind.encode()])
 
 
-# What the bundled classifier said, on record
-
-RECORD = DATA / "recorded" / "cifar10-logits"
-
-
-def recorded() -> tuple[dict[str, Tensor], dict]:
-    """The recorded logits by set [N, 10] (with "labels/…" and "training/…") and what is known of each set.
-
-    Every tensor is checked against its SHA-256 in the card beside it.
-    """
-    card = json.loads(RECORD.with_suffix(".json").read_text())
-    tensors = load_file(RECORD.with_suffix(".safetensors"))
-    for name, tensor in tensors.items():
-        if fingerprint(tensor) != card["sha256"][name]:
-            raise ValueError(f"{RECORD.name}: {name} is not what was recorded; fetch the file again")
-    return tensors, card
-
-
 # How well a score tells unknown pictures from known ones
 
 
-SCORES = {  # higher = more suspicious, by their sources
-    "energy": lambda p, f: -p.log_partition,  # 2010.03759
-    "max-logit": lambda p, f: -f.amax(-1),  # 1911.11132
-    "max-probability": lambda p, f: -p.max_logprob,  # 1610.02136
-    "entropy": lambda p, f: p.entropy,
-}
-TERMS = {  # of the energy −V = −m − log 10 − K
-    "−m": lambda p, f: -p.mean_logit,
-    "−K": lambda p, f: -p.self_certainty,
-}
+def suspicion(logits: Tensor) -> pd.DataFrame:
+    """One oriented score a column (higher = more suspicious), one picture a row, in nats, from logits [N, classes].
 
-
-def suspicion(logits: Tensor, scores=SCORES) -> pd.DataFrame:
-    """One oriented score a column, one picture a row, in nats and float64, from logits [N, classes]."""
+    By their sources: −V, the energy (2010.03759), and its terms, for −V = −m − log classes − K; the largest logit
+    −max f (1911.11132); the largest probability −max log p (1610.02136); and the entropy H.
+    """
     logits = logits.double()  # in float32, thousands of probabilities would tie at 1
     p = potentials(logits)
-    return pd.DataFrame({name: score(p, logits).numpy() for name, score in scores.items()})
+    scores = {"−V": -p.log_partition, "−max f": -logits.amax(-1), "−max log p": -p.max_logprob, "H": p.entropy,
+              "−m": -p.mean_logit, "−K": -p.self_certainty}  # fmt: skip
+    return pd.DataFrame({symbol: score.numpy() for symbol, score in scores.items()})
 
 
 class Separation(NamedTuple):
@@ -327,27 +295,16 @@ def separation(known, unknown, resamples: int = 400) -> Separation:
     """AUROC and FPR95 of an oriented score (higher = more suspicious) on `known` [N] and `unknown` [M] pictures.
 
     FPR95 in the direction of Liu et al.'s code: the threshold accepts 95 % of the *known*. (Other toolboxes
-    find 95 % of the unknown and count the known that are flagged, as `detect.fpr95` does; the numbers differ.)
-    Same AUROC as `detect.auroc`, by one sort instead of all pairs, for tens of thousands of pictures. The
-    intervals hold the middle 95 % of bootstrap draws. Pictures are drawn in 200 groups; garbage and the test
-    image it was made of share their place in their sets, and so their group. ValueError on NaN or no pictures.
+    find 95 % of the unknown and count the known that are flagged, as `stats.fpr95` does unless told; the numbers
+    differ.) Pictures are drawn in 200 groups; garbage and the test image it was made of share their place in
+    their sets, and so their group. ValueError on NaN or no pictures.
     """
-    score = np.concatenate([known, unknown])
-    if not len(known) or not len(unknown) or np.isnan(score).any():
-        raise ValueError("separation needs known and unknown pictures, and a score without NaN for each")
-    group = np.concatenate([np.arange(len(known)), np.arange(len(unknown))]) % 200
-    order = np.argsort(score, kind="stable")
-    new = (order >= len(known)).astype(float)
-    draws = np.random.default_rng(0).multinomial(200, np.full(200, 1 / 200), resamples)
-    weight = np.vstack([np.ones(200), draws])[:, group[order]]  # first row: the pictures as they are
-    let_in, slipped = np.cumsum(weight * (1 - new), 1), np.cumsum(weight * new, 1)
-    auroc = (weight * new * let_in).sum(1) / (let_in[:, -1] * slipped[:, -1])
-    threshold = (let_in >= 0.95 * let_in[:, -1:]).argmax(1)
-    fpr95 = np.take_along_axis(slipped, threshold[:, None], 1)[:, 0] / slipped[:, -1]
-    bounds = (np.quantile(draws[1:], [0.025, 0.975]) for draws in (auroc, fpr95))
-    size = (len(unknown), len(known), 200)
+    if not len(known) or not len(unknown):
+        raise ValueError("separation needs known and unknown pictures; one of the two is empty")
+    place = np.concatenate([np.arange(len(known)), np.arange(len(unknown))])
+    answers = np.concatenate([known, unknown]), np.repeat([False, True], [len(known), len(unknown)]), place % 200
     return Separation(
-        *(Estimate(float(v[0]), *map(float, b), *size) for v, b in zip((auroc, fpr95), bounds, strict=True))
+        stats.auroc(*answers, resamples=resamples), stats.fpr95(*answers, accept_right=True, resamples=resamples)
     )
 
 

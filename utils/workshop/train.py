@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from utils import DATA, ROOT
-from utils.almanac import BOS, EOS, PAD, SEED, Almanac
+from utils.almanac import BOS, EOS, PAD, Almanac
 from utils.energy import potentials
+from utils.workshop.documents import SEED
 
 WINDOW = 64  # positions; the longest document has 27 tokens with its BOS
 TOKENS_PER_DOCUMENT = 12.9  # the constant the loss is divided by: expected tokens to predict

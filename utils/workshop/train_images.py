@@ -19,20 +19,20 @@ from tqdm.auto import tqdm
 from utils import DATA, ROOT
 from utils.images import (
     GARBAGE,
-    RECORD,
     Classifier,
     Images,
     as_jpeg,
     classify,
-    fingerprint,
     garbage_rng,
     load_cifar10,
     make_garbage,
     partners,
     read_parquet,
 )
+from utils.records import FOLDER, fingerprint
 
 NAME = "cifar10-resnet"
+RECORD = FOLDER / "cifar10-logits"
 RECORD_AT = (0, 30, 100, 300, 900)  # and the last step
 VALIDATION = 5000
 UNKNOWN = ("tiny-imagenet", "textures", "mnist")  # sets of unknown pictures on record
@@ -203,7 +203,7 @@ def export(model: Classifier, recipe: Recipe, card: dict) -> None:
 
 
 def write_record(tensors: dict[str, Tensor], card: dict) -> None:
-    """`data/recorded/cifar10-logits.safetensors`, and beside it the card that `utils.images.recorded` checks."""
+    """`data/recorded/cifar10-logits.safetensors`, and beside it the card that `utils.records.recorded` checks."""
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(tensors, RECORD.with_suffix(".safetensors"))
