@@ -76,6 +76,18 @@ def score_tokens(lm: LM | tuple, rows: Sequence[Sequence[int]], batch_size: int 
     return pd.concat([table, energy_columns(score_windows(lm, jobs, batch_size))], axis=1)
 
 
+def spoil(rows: Sequence[Sequence[int]], n: int, how: str, seed: int = 0) -> list[np.ndarray]:
+    """Rows of token ids with `n` of each "replaced" by tokens of these rows, or "moved" among themselves.
+
+    The last token stays. With the same seed, the places spoilt at `n` are among those spoilt at `n + 1`.
+    """
+    rng, pool, spoilt = np.random.default_rng(seed), np.concatenate(rows), [np.array(row) for row in rows]
+    for row in spoilt:
+        places, fresh = rng.permutation(len(row) - 1)[:n], rng.choice(pool, len(row))
+        row[places] = fresh[:n] if how == "replaced" else np.roll(row[places], 1)
+    return spoilt
+
+
 def score_continuations(
     lm: LM | tuple,
     prompts: Sequence[str],
