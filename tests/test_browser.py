@@ -13,7 +13,8 @@ import pytest
 from execute import execute
 from nbconvert import HTMLExporter
 
-from utils import ROOT, widgets
+from utils import ROOT
+from utils.page import widgets
 
 ALT = 'A line that rises, "quoted" & <b>bold</b>.'
 CELLS = [

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils import checks
-from utils.checks import agree, check, exercise
+from utils.page import checks
+from utils.page.checks import agree, check, exercise
 
 
 def said(capsys) -> str:

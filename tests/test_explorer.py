@@ -4,8 +4,8 @@ import pytest
 
 from utils.gauge import GAUGES, in_gauge
 from utils.load import load_lm
+from utils.page.widgets import SENTENCE_COLUMNS, sentence_explorer
 from utils.score import score
-from utils.widgets import SENTENCE_COLUMNS, sentence_explorer
 
 TEXT = "The capital of Japan is Tokyo."
 

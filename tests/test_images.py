@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from test_hub import standin  # noqa: F401 (a fixture)
 
-from utils import DATA, images, plots, records, stats, widgets
+from utils import DATA, images, records, stats
 from utils.energy import log_partition
 from utils.gauge import shift
+from utils.page import plots, widgets
 from utils.records import card, fingerprint, recorded
 from utils.workshop import train_images
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils import plots
+from utils.page import plots
 
 RNG = np.random.default_rng(0)
 TOKENS = ["<s>", " The", "\n", " 🌞", ""]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from utils import widgets
 from utils.almanac import Almanac
+from utils.page import widgets
 from utils.tabular import closed_form, gradient_flow, impossible_token_law, margin, tabular_learner
 
 SIZE = 50  # |V|

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from utils import energy, plots, widgets
+from utils import energy
 from utils.almanac import Almanac, contexts
+from utils.page import plots, widgets
 from utils.records import recorded
 
 TOKENS = ("sun", "rain", "snow")

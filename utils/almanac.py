@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from utils import data_file
+from . import data_file
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 VOCAB_SIZE = 1536

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from utils.energy import terms_of
+from .energy import terms_of
 
 POOLINGS = ("mean", "max", "min", "last", "sum")
 

@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from utils.energy import as_finite, check_ids, chosen
+from .energy import as_finite, check_ids, chosen
 
 
 def shift(logits: Tensor, g: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from utils import ROOT
+from . import ROOT
 
 PATIENCE = 6.0  # seconds that a silent or trickling hub may cost
 SLOW = 50_000  # bytes a second, over PATIENCE, below which a hub counts as unusable
@@ -64,7 +64,7 @@ def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Pa
     storage = Path(constants.HF_HUB_CACHE) / f"{kind}s--{hub_id.replace('/', '--')}"
     others = set(storage.rglob("*.incomplete"))
     fetching = subprocess.Popen(
-        [sys.executable, "-m", "utils.hub", hub_id, revision or "main", kind],
+        [sys.executable, "-m", __name__, hub_id, revision or "main", kind],
         cwd=ROOT, env=os.environ | {"HF_HUB_DISABLE_XET": "1"}, text=True,  # plain HTTP can be watched
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip

@@ -22,9 +22,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn import datasets
 from torch import Tensor, nn
 
-from utils import data_file, hub, stats
-from utils.energy import potentials
-from utils.stats import Estimate
+from . import data_file, hub, stats
+from .energy import potentials
+from .stats import Estimate
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HUB_ID, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from utils import DATA
-from utils.head import Head, output_head
-from utils.hub import cached, download
+from . import DATA
+from .head import Head, output_head
+from .hub import cached, download
 
 MODELS = DATA / "models"
 PINNED = {  # name → hub id, pinned revision, bundled stand-in of the same class

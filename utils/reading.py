@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.energy import Potentials, TokenEnergies, align, chosen, potentials
-from utils.head import Head, output_head, read_hidden
+from .energy import Potentials, TokenEnergies, align, chosen, potentials
+from .head import Head, output_head, read_hidden
 
 WORTH_SHARING = 8  # tokens that texts must have in common before they are read apart
 SMALL = 10_000_000  # parameters; a smaller model is fastest on one thread

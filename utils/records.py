@@ -9,8 +9,8 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor
 
-from utils import DATA
-from utils.almanac import VOCAB_SIZE
+from . import DATA
+from .almanac import VOCAB_SIZE
 
 FOLDER = DATA / "recorded"
 

@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils.energy import TokenEnergies
-from utils.load import LM, as_lm
-from utils.reading import Past, common_prefix, energies_of, keeps_all, pad, read_left_padded, read_prefix, score_ids
+from .energy import TokenEnergies
+from .load import LM, as_lm
+from .reading import Past, common_prefix, energies_of, keeps_all, pad, read_left_padded, read_prefix, score_ids
 
 
 def score(

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from utils.energy import Potentials, TokenEnergies, align, potentials
-from utils.load import LM, as_lm
-from utils.reading import Past, memory, pad, padding, read_prefix, threads
-from utils.score import bos_prefix
+from .energy import Potentials, TokenEnergies, align, potentials
+from .load import LM, as_lm
+from .reading import Past, memory, pad, padding, read_prefix, threads
+from .score import bos_prefix
 
 
 class Writer:

@@ -27,11 +27,12 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, BatchEncoding, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from utils import DATA, ROOT, plots, reading, versions
+from utils import DATA, ROOT, reading, versions
 from utils.almanac import Almanac
 from utils.energy import TokenEnergies, token_energies
 from utils.head import output_head
 from utils.load import LM, MODELS, load_lm
+from utils.page import plots
 from utils.reading import memory, score_ids
 from utils.score import Window, score, score_continuations, score_windows
 from utils.workshop.card import list_files

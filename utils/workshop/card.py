@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils import DATA
-from utils.almanac import Almanac
-from utils.load import LM, load_lm
-from utils.workshop.train import RECIPES
+from .. import DATA
+from ..almanac import Almanac
+from ..load import LM, load_lm
+from .train import RECIPES
 
 MODELS = [
     f"almanac-{architecture}{step}" for architecture in ("gpt2", "llama") for step in ("", "-step1600", "-step400")
 ]
 MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"almanac\.csv": "written for this course, checked against public tables",
-    r"texts\.csv": "famous passages quoted, the rest written for this course",
     r"almanac-(tokenizer\.json|documents\.parquet)": "`python -m utils.workshop.documents`",
+    r"texts\.csv": "famous passages quoted, the rest written for this course",
     r"models/almanac-": "`python -m utils.workshop.train`",
     r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
     r"recorded/bench": "`make bench`",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from utils.load import load_lm
-from utils.score import score
+from ..load import load_lm
+from ..score import score
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by Ray when it starts: send no statistics
 

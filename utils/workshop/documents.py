@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from utils import DATA
-from utils.almanac import BOS, DOCUMENTS, EOS, PAD, TOKENIZER, VOCAB_SIZE, read_facts
+from .. import DATA
+from ..almanac import BOS, DOCUMENTS, EOS, PAD, TOKENIZER, VOCAB_SIZE, read_facts
 
 SEED = 20260226
 SHARES = {"fact": 0.60, "stochastic": 0.25, "arithmetic": 0.15}

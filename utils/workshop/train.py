@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from utils import DATA, ROOT
-from utils.almanac import BOS, EOS, PAD, Almanac
-from utils.energy import potentials
-from utils.workshop.documents import SEED
+from .. import DATA, ROOT
+from ..almanac import BOS, EOS, PAD, Almanac
+from ..energy import potentials
+from .documents import SEED
 
 WINDOW = 64  # positions; the longest document has 27 tokens with its BOS
 TOKENS_PER_DOCUMENT = 12.9  # the constant the loss is divided by: expected tokens to predict

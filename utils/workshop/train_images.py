@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils import DATA, ROOT
-from utils.images import (
+from .. import DATA, ROOT
+from ..images import (
     GARBAGE,
     Classifier,
     Images,
@@ -29,7 +29,7 @@ from utils.images import (
     partners,
     read_parquet,
 )
-from utils.records import FOLDER, fingerprint
+from ..records import FOLDER, fingerprint
 
 NAME = "cifar10-resnet"
 RECORD = FOLDER / "cifar10-logits"

@@ -1,7 +1,7 @@
 """Interactive twins of the course's figures. The only module that knows of ipywidgets.
 
 Each hands named controls and a function `draw` to `explorer`. `draw` takes the controls' values and returns a figure
-from `utils.plots` (or HTML) and a sentence that says what it shows. So whatever a widget shows, a plain call shows too.
+from `plots` (or HTML) and a sentence that says what it shows. So whatever a widget shows, a plain call shows too.
 """
 
 import html
@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from utils import plots, tabular
-from utils.energy import terms_of
+from .. import tabular
+from ..energy import terms_of
+from . import plots
 
 STILL = "Run this notebook to move this; the still picture is above."
 WIDE = {"width": "500px", "max_width": "100%"}
