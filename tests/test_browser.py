@@ -18,7 +18,7 @@ from utils.page import widgets
 
 ALT = 'A line that rises, "quoted" & <b>bold</b>.'
 CELLS = [
-    "from utils import plots, widgets\nimport ipywidgets as w",
+    "from utils.page import plots, widgets\nimport ipywidgets as w",
     "fig, ax = plots.figure(9.6, 2)\nax.plot([0, 1], [0, 1])\nplots.show(fig, '''" + ALT + "''')",
     """def draw(times, text):
     if len(text) > 9:

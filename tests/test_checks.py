@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils.page import checks
-from utils.page.checks import agree, check, exercise
+from utils.page.checks import agree, check, exercise, on_all
 
 
 def said(capsys) -> str:
@@ -107,6 +107,11 @@ def test_hints_come_one_at_a_time(capsys):
     assert lines[0] == "Draw it. (Next hint: add hints=2.)"
     assert lines[1] == "Draw it. Look at the left. (Next hint: add hints=3.)"
     assert lines[2] == lines[3] == "Draw it. Look at the left. It is two."
+
+
+def test_an_attempt_at_many_cases_is_a_list_or_not_an_attempt():
+    assert on_all(lambda a, b: a - b, [(3, 1), (1, 3)]) == [2, -2]
+    assert on_all(lambda a: None if a else 1, [(0,), (1,)]) is None
 
 
 def test_examples_in_docstrings_are_true():

@@ -21,6 +21,10 @@ LEVELS = pd.DataFrame(
      for i in range(3) for variant in ("trunk only", "bare forward", "score", "naive")],
     columns=["varied", "length", "vocabulary", "batch", "variant", "ratio", "extra_mb"],
 )  # fmt: skip
+BOOK = {
+    "counter": {("sun",): [3, 2], ("sun", "snow"): [1, 7]},
+    "rater": {("sun",): [0.6, 0.4], ("sun", "snow"): [0.5, 0.5]},
+}
 ROWS = {"first": {"a": (0.5, 0.4, 0.6), "b": (0.7, 0.6, 0.8)}, "second": {"a": (0.2, 0.1, 0.3)}}
 
 FIGURES = {
@@ -28,6 +32,7 @@ FIGURES = {
     "three_term_bars": lambda: plots.three_term_bars(TOKENS, VALUES, VALUES, VALUES),
     "token_dots": lambda: plots.token_dots(TOKENS, {"raw": VALUES, "centred": -VALUES}),
     "superimposition": lambda: plots.superimposition({"book": np.log([6, 2, 2, 1])}, *np.log([[0.5] * 4, [1] * 4])),
+    "pages": lambda: plots.pages(BOOK, ("sun", "snow"), "snow"),
     "potential_scatter": lambda: plots.potential_scatter(np.tile(X, 2), np.tile(2 * X, 2), [1] * 4 + [3] * 4),
     "gauge_scatter": lambda: plots.gauge_scatter({"g": X, "g'": 2 * X}, X + 1, X > 1),
     "coefficient_paths": lambda: plots.coefficient_paths(
@@ -48,8 +53,26 @@ def test_every_figure_draws_names_its_axes_and_leaves_the_settings_alone(name):
     before = dict(mpl.rcParams)
     figure = FIGURES[name]()
     figure.canvas.draw()
-    assert any(ax.get_xlabel() or ax.get_ylabel() for ax in figure.axes)
+    assert any(ax.get_xlabel() or ax.get_ylabel() or not len(ax.get_xticks()) for ax in figure.axes)
     assert dict(mpl.rcParams) == before
+
+
+def test_open_pages_mark_the_number_of_the_token_and_the_total_of_the_page_it_leads_to():
+    for ax, two in zip(plots.pages(BOOK, ("sun", "snow"), "snow").axes, BOOK.values(), strict=True):
+        first, second = two.values()
+        marked = [text.get_text() for text in ax.texts if text.get_color() == "white"]
+        assert marked == [str(first[1]), str(sum(second))]
+        assert ax.get_title(loc="left").endswith(f"= {np.log(first[1] / sum(second)):.2f}".replace("-", "−"))
+
+
+def test_over_the_joint_only_a_book_without_spill_fits_and_over_the_conditional_every_book():
+    books = {"counter": np.log([6, 2, 2, 1]), "doodler": np.log([6, 2, 4, 2])}
+    figure = plots.superimposition(books, np.log([1, 1 / 3, 1 / 3, 1 / 6]), np.log([1, 1 / 3, 1, 1 / 2]))
+    heads = [ax.get_title(loc="left").split("\n") for ax in figure.axes]
+    assert [head[0] for head in heads[:2]] == ["OVER THE JOINT", "OVER THE CONDITIONAL"]
+    fits, each = "one constant fits", "a constant for each factor fits"
+    expected = [fits, each, "no single constant fits", each]
+    assert [head[-1].split(": ")[1] for head in heads] == expected
 
 
 def test_a_name_keeps_its_look_in_every_panel_and_stands_in_the_legend_once():

@@ -14,7 +14,8 @@ import yaml
 from utils import DATA, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PACKAGES = {"IPython": "ipython", "PIL": "pillow", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
+PACKAGES = {"IPython": "ipython", "jupyter_client": "jupyter-client",
+            "PIL": "pillow", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
             "yaml": "pyyaml"}  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def test_what_is_imported_is_declared_and_torchvision_is_not():
                     (PROJECT["dependencies"], extras["test"] + extras["cluster"]))  # fmt: skip
     for pattern, declared in (("utils/*.py", needed), ("notebooks/**/*.ipynb", needed), ("utils/workshop/*.py",
                               needed | also), ("tests/**/*.py", needed | also)):  # fmt: skip
-        own = {"utils", *(path.stem for path in ROOT.glob("tests/*.py"))} | sys.stdlib_module_names
+        own = {"utils", "spilled_energy", *(path.stem for path in ROOT.glob("tests/*.py"))} | sys.stdlib_module_names
         names = {module.split(".")[0] for module in imported(pattern)} - own
         assert {PACKAGES.get(name, name) for name in names} <= declared, pattern
     assert "jupyterlab" in needed and {"nbval", "ruff"} <= also and "torchvision" not in needed | also

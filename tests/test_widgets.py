@@ -253,12 +253,12 @@ def test_recorded_training_shows_each_step_of_each_potential_on_one_axis_per_cho
     rng = np.random.default_rng(0)
     log_p, k, rows = rng.uniform(-9, -1, 30), np.repeat([1, 3, 9], 10), np.arange(5, 35)
     potentials = {name: rng.normal(size=(3, 40)) for name in "VmK"}
-    potentials["V"][2, rows] = 2 * log_p
+    potentials["V"][0, rows], potentials["V"][2, rows] = 0.5 * log_p, 2 * log_p
     box = widgets.recorded_training({"one": {"steps": [0, 10, 100], **potentials}}, log_p, k, rows)
     assert "one at step 100: V(c) rises by 2.00 nats" in box.sentence.value
     pictures = [picture for name, _, picture, _ in drive(box) if name == "potential"]
     box.controls["step"].value = 0
-    assert len({*pictures, drawn(box)}) == 4 and "at step 0" in box.sentence.value
+    assert len({*pictures, drawn(box)}) == 4 and "at step 0: V(c) rises by 0.50" in box.sentence.value
 
 
 # -------------------------------------------------------------------------------------------------- all of them

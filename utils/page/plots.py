@@ -404,6 +404,33 @@ def image_xray(picture, logits, classes, known, title: str = "") -> Figure:
     return fig
 
 
+def pages(books, tokens, token: str) -> Figure:
+    """Two pages of each book, and the two numbers on them that the spill of `token` compares: Term 1 and Term 2.
+
+    `books` maps a name to {context: positive numbers, in the order of `tokens`}: two contexts, the second of which
+    ends with `token`. Marked are the token's own number, and the total of the page that it leads to.
+    """
+    fig, axes = figure(9.6, 2.7, columns=len(books), squeeze=False, gridspec_kw={"wspace": 0.12})
+    place = [*tokens].index(token)
+    for ax, (name, two) in zip(axes[0], books.items(), strict=True):
+        first, second = two.values()
+        marked = {(0, place): "one", (6, len(tokens)): "wrong"}  # (left edge of the page, line on it): colour
+        for left, (context, numbers) in zip((0, 6), two.items(), strict=True):
+            ax.add_patch(mpl.patches.Rectangle((left, -1.6), 4, len(tokens) + 2.3, facecolor="0.96", edgecolor="0.5"))
+            ax.text(left + 0.3, -0.9, f"page “{' '.join(context)}”", va="center", fontweight="bold")
+            ax.plot([left + 0.3, left + 3.7], [len(tokens) - 0.5] * 2, color="0.5", linewidth=0.8)
+            for line, (word, number) in enumerate([*zip(tokens, numbers, strict=True), ("total", sum(numbers))]):
+                ink = COLORS.get(marked.get((left, line)), "none")
+                ax.text(left + 0.3, line, word, va="center")
+                ax.text(left + 3.5, line, number, ha="right", va="center", color="black" if ink == "none" else "white",
+                        bbox={"facecolor": ink, "edgecolor": "none", "boxstyle": "round,pad=0.25"})  # fmt: skip
+        ax.annotate("", (8.7, len(tokens)), (3.7, place), arrowprops={"arrowstyle": "-|>", "linewidth": 1.3})
+        ax.set(xlim=(-0.1, 10.1), ylim=(len(tokens) + 0.8, -1.7), xticks=[], yticks=[], frame_on=False)
+        ratio = f"{first[place]} ÷ {sum(second)}", float(first[place] / sum(second))
+        ax.set_title(f"{name}: s = log({ratio[0]}) = {np.log(ratio[1]):.2f}".replace("-", "−"))
+    return fig
+
+
 def superimposition(models, joint, conditional) -> Figure:
     """Four numbers of each model laid over both decompositions of `p(c, x, y)`, in logarithms.
 
@@ -421,8 +448,10 @@ def superimposition(models, joint, conditional) -> Figure:
     for row, (model, numbers) in zip(axes, models.items(), strict=True):
         for ax, (where, (below, symbols)) in zip(row, beneath.items(), strict=True):
             same = lay_over(ax, np.asarray(numbers, float), np.asarray(below, float))
-            verdict, ink = ("one constant", "one") if same else ("two constants", "wrong")
-            ax.set_title(f"{model}, {where}: {verdict}", color=COLORS[ink])
+            fits = "one constant fits" if same else "a constant for each factor fits"
+            verdict, ink = (fits, "one") if same or below is conditional else ("no single constant fits", "wrong")
+            head = f"{where.upper()}\n" if ax in axes[0] else ""
+            ax.set_title(f"{head}{model}: {verdict}", color=COLORS[ink])
             ticks = [f"{name}\n□ {symbol}" for name, symbol in zip(names, symbols, strict=True)]
             ax.set_xticks([0.0, 1.0, 2.5, 3.5], ticks)  # two factors, side by side
             ax.set(ylim=(everything.min() - 0.8, everything.max() + 1.1), ylabel="natural log" if ax is row[0] else "")
@@ -443,5 +472,6 @@ def lay_over(ax: Panel, numbers, beneath) -> bool:
     ax.plot(at, beneath, "s", color="white", markeredgecolor="black", markersize=7, zorder=3)
     ax.plot(at, numbers, "o", color="black", markersize=7, zorder=4)
     ax.plot(at[1:3], numbers[1:3], ":", color="black", linewidth=1.2)
-    ax.text(1.75, max(numbers[1:3]) + 0.3, f"s = {numbers[1] - numbers[2]:.2f}", ha="center", fontsize=9)
+    spill = f"s = {numbers[1] - numbers[2]:.2f}".replace("-", "−")
+    ax.text(1.75, max(numbers[1:3]) + 0.3, spill, ha="center", fontsize=9)
     return same
