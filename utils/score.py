@@ -79,7 +79,8 @@ def score_tokens(lm: LM | tuple, rows: Sequence[Sequence[int]], batch_size: int 
 def spoil(rows: Sequence[Sequence[int]], n: int, how: str, seed: int = 0) -> list[np.ndarray]:
     """Rows of token ids with `n` of each "replaced" by tokens of these rows, or "moved" among themselves.
 
-    The last token stays. With the same seed, the places spoilt at `n` are among those spoilt at `n + 1`.
+    The last token stays; one token alone cannot be moved. What is spoilt at `n` is among what is spoilt at `n + 1`,
+    with the same seed.
     """
     rng, pool, spoilt = np.random.default_rng(seed), np.concatenate(rows), [np.array(row) for row in rows]
     for row in spoilt:
