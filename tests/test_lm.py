@@ -152,6 +152,9 @@ def test_spoilt_rows_keep_their_last_token_and_grow_by_steps():
     for row, later, own in zip(spoil(rows, 2, "replaced"), spoil(rows, 4, "replaced"), rows, strict=True):
         assert (row != own).sum() <= 2 and set(row) <= pool and row[-1] == later[-1] == own[-1]
         assert (later == row)[row != own].all()  # what is replaced stays so
+    for n, how in ((5, "moved"), (-1, "moved"), (1, "eaten")):
+        with pytest.raises(ValueError, match="how must be 'replaced' or 'moved'"):
+            spoil(rows, n, how)
     assert len({*map(tuple, places)}) > 1 and rows[0] == [1, 2, 3, 4, 5, 6, 0]  # what came in is untouched
 
 

@@ -143,7 +143,7 @@ def test_exactly_95_percent_is_enough(n):
 
 
 def test_the_interval_of_a_mean_covers_it_and_takes_columns_apart():
-    texts = np.random.default_rng(0).normal([3.0, -1.0], [1.0, 5.0], size=(1000, 80, 2))  # [repetitions, texts, columns]
+    texts = np.random.default_rng(0).normal([3.0, -1.0], [1.0, 5.0], size=(1000, 80, 2))  # texts: the middle axis
     found = [stats.mean_interval(pd.DataFrame(sample, columns=["a", "b"])) for sample in texts]
     for column, true in (("a", 3.0), ("b", -1.0)):
         inside = np.mean([low[column] < true < high[column] for _, low, high in found])

@@ -80,8 +80,10 @@ def spoil(rows: Sequence[Sequence[int]], n: int, how: str, seed: int = 0) -> lis
     """Rows of token ids with `n` of each "replaced" by tokens of these rows, or "moved" among themselves.
 
     The last token stays; one token alone cannot be moved. What is spoilt at `n` is among what is spoilt at `n + 1`,
-    with the same seed.
+    with the same seed. ValueError on another `how`, or a row without `n` tokens before its last.
     """
+    if how not in ("replaced", "moved") or not 0 <= n < min(map(len, rows)):
+        raise ValueError(f"how must be 'replaced' or 'moved', n smaller than the shortest row; got {how!r}, {n}")
     rng, pool, spoilt = np.random.default_rng(seed), np.concatenate(rows), [np.array(row) for row in rows]
     for row in spoilt:
         places, fresh = rng.permutation(len(row) - 1)[:n], rng.choice(pool, len(row))
