@@ -12,6 +12,7 @@ from utils import ROOT
 FOLDER = ROOT / "notebooks"
 LESSONS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
+MORE = sorted((FOLDER / "more").glob("*.ipynb"))
 LONGEST_CELL = 20
 
 
@@ -27,7 +28,7 @@ def prose(notebook):
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
-every = pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS], ids=lambda p: f"{p.parent.name}/{p.stem}")
+every = pytest.mark.parametrize("path", [*LESSONS, *MORE, *SOLUTIONS], ids=lambda p: f"{p.parent.name}/{p.stem}")
 lessons = pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 
 

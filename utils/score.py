@@ -19,14 +19,9 @@ from .reading import Past, common_prefix, energies_of, keeps_all, pad, read_left
 
 
 def score(
-    lm: LM | tuple,
-    texts: Sequence[str],
-    batch_size: int = 16,
-    chunk_size: int | None = None,
-    progress: bool = False,
-    bos: str | bool = "auto",
-    too_long: str = "refuse",
-) -> pd.DataFrame:
+    lm: LM | tuple, texts: Sequence[str], batch_size: int = 16, chunk_size: int | None = None,
+    progress: bool = False, bos: str | bool = "auto", too_long: str = "refuse",
+) -> pd.DataFrame:  # fmt: skip
     """Score texts: a tidy table with one row per token, in the order of the texts.
 
     Columns: `text` (index into `texts`), `position` (from 0, a BOS not counted), `id`, `token` (the piece
@@ -92,14 +87,9 @@ def spoil(rows: Sequence[Sequence[int]], n: int, how: str, seed: int = 0) -> lis
 
 
 def score_continuations(
-    lm: LM | tuple,
-    prompts: Sequence[str],
-    continuations: Sequence[Sequence[str]],
-    batch_size: int = 16,
-    chunk_size: int | None = None,
-    progress: bool = False,
-    bos: str | bool = "auto",
-) -> pd.DataFrame:
+    lm: LM | tuple, prompts: Sequence[str], continuations: Sequence[Sequence[str]], batch_size: int = 16,
+    chunk_size: int | None = None, progress: bool = False, bos: str | bool = "auto",
+) -> pd.DataFrame:  # fmt: skip
     """Score what may follow each prompt; every prompt is read once, and what all prompts begin with once for all.
 
     Args: `continuations[i]` lists the strings that may follow `prompts[i]`, each with its own leading space if it
