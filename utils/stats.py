@@ -178,6 +178,15 @@ def mean_difference(values, wrong, clusters, resamples: int = RESAMPLES, seed: i
     return answers.t_interval(w @ values / w.sum(1))
 
 
+def mean_interval(values):
+    """Mean of a Series, or of each column of a frame, over its rows, and its 95 % interval: (mean, low, high).
+
+    Rows (texts, say) count as independent; the interval is 1.96 standard errors of the mean either way.
+    """
+    mean, reach = values.mean(), 1.96 * values.sem()
+    return mean, mean - reach, mean + reach
+
+
 class Fit(NamedTuple):
     """Coefficients [d, q] of q outcomes on d regressors, with 95 % intervals, and R² [q] within groups."""
 
