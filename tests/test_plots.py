@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from utils.page import plots
 
@@ -27,10 +28,16 @@ BOOK = {
 }
 ROWS = {"first": {"a": (0.5, 0.4, 0.6), "b": (0.7, 0.6, 0.8)}, "second": {"a": (0.2, 0.1, 0.3)}}
 
+STEPS = {(): 0.0, (1,): -0.5, (2,): -1.5, (1, 3): -0.1}  # log p of the last token of each context
+TREE = {c: {"token": f" t{c[-1]}" if c else "", "logprob": p, "log_partition": 20 + len(c)} for c, p in STEPS.items()}
+LIFTS = {"as trained": dict.fromkeys(TREE, 0.0), "lifted": dict(zip(TREE, (3.0, -4.0, 1.0, 7.0), strict=True))}
+
 FIGURES = {
     "heat_map": lambda: plots.heat_map({"one": (TOKENS, VALUES), "two": (TOKENS[:2], VALUES[:2])}),
     "three_term_bars": lambda: plots.three_term_bars(TOKENS, VALUES, VALUES, VALUES),
+    "three_term_bars, of tensors": lambda: plots.three_term_bars(TOKENS, *torch.ones(3, 5).double()),
     "token_dots": lambda: plots.token_dots(TOKENS, {"raw": VALUES, "centred": -VALUES}),
+    "context_tree": lambda: plots.context_tree(TREE, LIFTS),
     "superimposition": lambda: plots.superimposition({"book": np.log([6, 2, 2, 1])}, *np.log([[0.5] * 4, [1] * 4])),
     "pages": lambda: plots.pages(BOOK, ("sun", "snow"), "snow"),
     "potential_scatter": lambda: plots.potential_scatter(np.tile(X, 2), np.tile(2 * X, 2), [1] * 4 + [3] * 4),
@@ -123,3 +130,15 @@ def test_tokens_wrap_and_cannot_escape():
 
 def test_examples_in_docstrings_are_true():
     assert doctest.testmod(plots) == (0, 2)
+
+
+def test_a_gauge_moves_the_spills_of_the_tree_and_leaves_the_widths_of_its_branches():
+    rows = plots.context_tree(TREE, LIFTS).axes
+    widths, spills = [], []
+    for ax in rows:
+        widths.append([a.arrow_patch.get_linewidth() for a in ax.texts if a.arrow_patch])
+        spills.append([float(a.get_text()) for a in ax.texts if a.get_fontweight() == "bold"])
+    assert widths[0] == widths[1] and np.allclose(widths[0], [1 + 12 * np.exp(STEPS[c]) for c in list(TREE)[1:]])
+    for g, shown in zip(LIFTS.values(), spills, strict=True):
+        V = {c: node["log_partition"] + g[c] for c, node in TREE.items()}
+        assert np.allclose(shown, [STEPS[c] + V[c[:-1]] - V[c] for c in list(TREE)[1:]], atol=0.051)

@@ -1,8 +1,7 @@
 """Fetching a model or a data set from the hub without ever hanging on it.
 
-A download runs in a process of its own, because a process can be stopped at any moment, whatever it is
-waiting for. This side watches the bytes arrive on disk, draws the progress bar, and gives up on a hub that
-is silent or trickles. Files that arrived whole stay in the cache; half a file is thrown away.
+A download runs in a process of its own, which can be stopped at any moment. This side watches the bytes arrive on disk
+and gives up on a hub that is silent or trickles. Files that arrived whole stay in the cache, half a file does not.
 """
 
 import json
@@ -11,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
+from huggingface_hub import HfApi, constants, errors, snapshot_download, utils
 from tqdm.auto import tqdm
 
 from . import ROOT
@@ -28,46 +28,36 @@ FILES = {  # what is fetched of a repository
 
 def cached(hub_id: str, revision: str | None, kind: str = "model") -> Path | None:
     """The complete snapshot in the local cache, or None. Touches no network. `kind`, "model" or "dataset"."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     try:
-        options = {"repo_type": kind, "revision": revision, **FILES[kind]}
-        folder = Path(snapshot_download(hub_id, **options, local_files_only=True))
-    except LocalEntryNotFoundError:
+        found = snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True, **FILES[kind])
+    except errors.LocalEntryNotFoundError:
         return None
-    return folder if complete(folder, kind) else None
+    return Path(found) if complete(Path(found), kind) else None
 
 
-def complete(folder: Path, kind: str = "model") -> bool:
+def complete(folder: Path, kind: str) -> bool:
     """Whether a snapshot has a table, or its configuration, a tokenizer and every shard of its weights."""
     if kind == "dataset":
         return any(folder.rglob("*.parquet"))
     index = folder / "model.safetensors.index.json"
-    weights = {"model.safetensors"}
-    if index.is_file():
-        weights = set(json.loads(index.read_text())["weight_map"].values())
+    weights = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
     tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
-    return tokenizer and all((folder / name).is_file() for name in {"config.json", *weights})
+    return tokenizer and all((folder / name).is_file() for name in ["config.json", *weights])
 
 
 def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Path | None, str]:
     """Fetch a snapshot from the hub with a progress bar; returns (folder or None, one line on why not).
 
-    Costs under ten seconds when the hub is not reachable, silent, or slower than `SLOW`. An interrupt
-    stops the download.
+    Costs under ten seconds when the hub is not reachable, silent, or slower than `SLOW`. An interrupt stops it.
     """
-    from huggingface_hub import constants
-
     if constants.HF_HUB_OFFLINE:
         return None, "HF_HUB_OFFLINE is set"
     storage = Path(constants.HF_HUB_CACHE) / f"{kind}s--{hub_id.replace('/', '--')}"
     others = set(storage.rglob("*.incomplete"))
-    fetching = subprocess.Popen(
-        [sys.executable, "-m", __name__, hub_id, revision or "main", kind],
-        cwd=ROOT, env=os.environ | {"HF_HUB_DISABLE_XET": "1"}, text=True,  # plain HTTP can be watched
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [sys.executable, "-u", "-m", __name__, hub_id, revision or "main", kind]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    plain_http = os.environ | {"HF_HUB_DISABLE_XET": "1"}  # it can be watched
+    fetching = subprocess.Popen(command, cwd=ROOT, env=plain_http, text=True, **streams)
     try:
         return _watch(fetching, hub_id, storage)
     finally:
@@ -78,91 +68,68 @@ def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Pa
 
 
 def _watch(fetching: subprocess.Popen, hub_id: str, storage: Path) -> tuple[Path | None, str]:
-    """Follow a download until it ends, or until too few bytes have arrived in the last `PATIENCE` seconds."""
-    heard: dict[str, str] = {}
-    listener = threading.Thread(target=_listen, args=(fetching.stdout, heard), daemon=True)
+    """Follow a download until it ends, or until the next `SLOW * PATIENCE` bytes take over `PATIENCE` seconds."""
+    heard, bar, mark = {}, None, None
+
+    def listen() -> None:
+        for line in fetching.stdout:
+            key, _, value = line.rstrip("\n").partition(" ")
+            heard[key] = value
+
+    listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    recent: deque[tuple[float, int]] = deque()  # (time, bytes on disk)
-    bar = None
     while listener.is_alive():
         listener.join(0.1)
         if "asking" not in heard:
             continue
-        recent.append((time.monotonic(), _bytes_in(storage)))
+        now, arrived = time.monotonic(), _bytes_in(storage)
+        if mark is None or arrived - mark >= SLOW * PATIENCE:
+            mark, since = arrived, now
         if "size" in heard:
             bar = bar or tqdm(total=int(heard["size"]), desc=hub_id, unit="B", unit_scale=True)
-            bar.update(min(recent[-1][1], bar.total) - bar.n)
-        if recent[-1][0] - recent[0][0] >= PATIENCE:
-            if recent[-1][1] - recent.popleft()[1] < SLOW * PATIENCE and listener.is_alive():
-                heard["error"] = _verdict("size" in heard)
-                break
+            bar.update(min(arrived, bar.total) - bar.n)
+        if now - since >= PATIENCE and listener.is_alive():
+            slow = f"hub too slow (under {SLOW // 1000} kB/s for {PATIENCE:.0f} s)"
+            heard["error"] = slow if "size" in heard else f"hub not reachable within {PATIENCE:.0f} s"
+            break
     if bar:
         bar.close()
-    if "folder" in heard:
-        return Path(heard["folder"]), ""
-    return None, heard.get("error", "the download stopped without a word")
-
-
-def _listen(lines, heard: dict[str, str]) -> None:
-    for line in lines:
-        key, _, value = line.rstrip("\n").partition(" ")
-        heard[key] = value
+    return (Path(heard["folder"]), "") if "folder" in heard else (None, heard.get("error", "the download broke off"))
 
 
 def _bytes_in(storage: Path) -> int:
     total = 0
     for file in storage.rglob("*"):
-        try:
+        with suppress(FileNotFoundError):  # it was renamed while we looked
             total += file.lstat().st_size if file.is_file() and not file.is_symlink() else 0
-        except FileNotFoundError:  # it was renamed while we looked
-            pass
     return total
 
 
-def _verdict(answered: bool) -> str:
-    if not answered:
-        return f"hub not reachable within {PATIENCE:.0f} s"
-    return f"hub too slow (under {SLOW // 1000} kB/s for {PATIENCE:.0f} s)"
-
-
-# ------------------------------------------------------------------------------- in the other process
-
-
-def fetch(hub_id: str, revision: str, kind: str = "model") -> None:
-    """Download a snapshot, and print what happens, one line each: asking, size N, folder PATH or error TEXT."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.utils import filter_repo_objects
-
+def fetch(hub_id: str, revision: str, kind: str) -> None:
+    """In the other process: download, and print what happens, a line each: asking, size N, folder PATH, error TEXT."""
     constants.DOWNLOAD_CHUNK_SIZE = 1 << 16  # the library's 10 MB would look like silence on a slow line
-    print("asking", flush=True)
+    print("asking")
     try:
         files = HfApi().repo_info(hub_id, repo_type=kind, revision=revision, files_metadata=True).siblings
-        files = list(filter_repo_objects(files, **FILES[kind], key=lambda file: file.rfilename))
+        files = list(utils.filter_repo_objects(files, **FILES[kind], key=lambda file: file.rfilename))
         if kind == "model" and not any(file.rfilename.endswith(".safetensors") for file in files):
-            print("error the repository holds no safetensors weights", flush=True)
-            return
-        print("size", sum(file.size or 0 for file in files), flush=True)
-        folder = Path(snapshot_download(hub_id, repo_type=kind, revision=revision, **FILES[kind]))
-        if complete(folder, kind):
-            print("folder", folder, flush=True)
-        else:
-            print("error the repository lacks a configuration, a tokenizer or some of its weights", flush=True)
+            return print("error the repository holds no safetensors weights")
+        print("size", sum(file.size or 0 for file in files))
+        folder = snapshot_download(hub_id, repo_type=kind, revision=revision, **FILES[kind])
+        lacks = "error the repository lacks a configuration, a tokenizer or some of its weights"
+        print(f"folder {folder}" if complete(Path(folder), kind) else lacks)
     except Exception as error:  # every failure of a download ends as one line for the user
-        print("error", _one_line(error), flush=True)
-
-
-def _one_line(error: Exception) -> str:
-    name = type(error).__name__
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if name == "RevisionNotFoundError":
-        return "the hub no longer has this revision"
-    if status in (401, 403, 404):  # the hub does not tell missing, private and gated apart
-        return "the hub has no such public repository"
-    if status:
-        return f"the hub answered with HTTP status {status}"
-    if name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ProxyError"):
-        return "hub not reachable"
-    return f"the download failed ({name}: {(str(error).splitlines() or [''])[0]})"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if (name := type(error).__name__) == "RevisionNotFoundError":
+            why = "the hub no longer has this revision"
+        elif status:  # the hub does not tell missing, private and gated apart
+            hidden = status in (401, 403, 404)
+            why = "the hub has no such public repository" if hidden else f"the hub answered with HTTP status {status}"
+        elif name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "ProxyError"):
+            why = "hub not reachable"
+        else:
+            why = f"the download failed ({name}: {(str(error).splitlines() or [''])[0]})"
+        print("error", why)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
@@ -29,6 +30,7 @@ DPI = 110
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend at the right, where it covers no data
 THIN = {"color": "black", "linewidth": 0.8}
 STYLE = {
+    **sns.axes_style("ticks"),
     "axes.prop_cycle": mpl.cycler(color=[COLORS[name] for name in SERIES]), "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 9, "ytick.labelsize": 9,
 }  # fmt: skip
@@ -160,13 +162,13 @@ def three_term_bars(tokens, likelihood, certainty_drop, gauge_drop, title: str =
     Positive parts stack upwards, negative ones downwards; the black dot is their sum, `s`.
     """
     fig, ax = figure(max(6.0, 0.72 * len(tokens) + 1.8), 3.4)
-    parts = np.nan_to_num(np.array([likelihood, certainty_drop, gauge_drop], float))  # [3, T]
+    terms = np.stack([np.asarray(term, float) for term in (likelihood, certainty_drop, gauge_drop)])  # [3, T]
+    parts = np.nan_to_num(terms)
     names = ("A  log p(x|c)", "B  K(c) − K(c,x)", "C  m(c) − m(c,x)")
     for i, (name, ink, hatch) in enumerate(zip(names, COLORS, ("", "//", ".."), strict=False)):
         base = np.where(parts[i] >= 0, parts[:i].clip(min=0).sum(0), parts[:i].clip(max=0).sum(0))
         ax.bar(range(len(tokens)), parts[i], 0.62, base, color=COLORS[ink], hatch=hatch, edgecolor="white", label=name)
-    total = np.asarray(likelihood, float) + certainty_drop + gauge_drop  # without a Term 1 there is no dot
-    ax.plot(range(len(tokens)), total, "o", color=COLORS["spilled"], label="s = A + B + C")
+    ax.plot(range(len(tokens)), terms.sum(0), "o", color=COLORS["spilled"], label="s = A + B + C")  # no Term 1, no dot
     tick_tokens(ax, tokens)
     ax.set(ylabel="nats", title=title)
     ax.legend(**BESIDE)
@@ -178,6 +180,35 @@ def token_dots(tokens, variants, ylabel: str = "spilled energy s (nats)", title:
     series = {name: {"dots": (np.arange(len(tokens)), values)} for name, values in variants.items()}
     fig = curves({title: series}, "", ylabel, size=(max(6.0, 0.5 * len(tokens) + 2.2), 2.9), markersize=6)
     tick_tokens(fig.axes[0], tokens)
+    return fig
+
+
+def context_tree(nodes, gauges, start: str = "start") -> Figure:
+    """A tree of contexts, a row for each gauge: height `V(c) + g(c)`, width of a branch `p(x | c)`, in bold its `s`.
+
+    `nodes` as from `explorable.grow_tree`; `gauges[title]` maps each context to `g(c)`. All in nats; a nat has one
+    length in all rows, so that one sees how far a gauge lifts.
+    """
+    leaves = [c for c in nodes if not any(c == other[:-1] for other in nodes if other)]
+    at = {c: np.mean([i for i, leaf in enumerate(leaves) if leaf[: len(c)] == c]) for c in nodes}
+    rows = {title: {c: node["log_partition"] + g[c] for c, node in nodes.items()} for title, g in gauges.items()}
+    spans = [np.ptp([*height.values()]) + 4.4 for height in rows.values()]
+    fig, axes = figure(7.4, 0.27 * sum(spans), len(rows), squeeze=False, sharex=True, height_ratios=spans)
+    label = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "zorder": 4}
+    label["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.4}
+    for ax, span, (title, height) in zip(axes[:, 0], spans, rows.items(), strict=True):
+        for c, node in nodes.items():
+            here, words = (at[c], height[c]), "".join(nodes[c[:n]]["token"] for n in range(len(c) + 1))
+            ax.plot(*here, "o", color="black", markersize=5, zorder=5)
+            ax.annotate(words.strip() or start, here, (0, -16), **label)
+            if c:
+                up, p = (at[c[:-1]], height[c[:-1]]), np.exp(node["logprob"])
+                ax.annotate(f"{node['logprob'] + up[1] - here[1]:+.1f}", here, (0, -28), fontweight="bold", **label)
+                bow = f"arc3,rad={0.16 * np.sign(up[0] - here[0])}"  # or all branches would lie on one line at V = 0
+                line = {"arrowstyle": "-", "connectionstyle": bow, "shrinkA": 0, "shrinkB": 0, "lw": 1 + 12 * p}
+                ax.annotate("", here, up, arrowprops={**line, "color": COLORS["five"]})
+        low = min(height.values()) - 3
+        ax.set(title=title, ylabel="V(c)", xticks=[], xlim=(-0.4, len(leaves) - 0.6), ylim=(low, low + span))
     return fig
 
 
