@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants
 
-from utils import ROOT, hub
+from utils import ROOT
+from utils.fetch import hub
 from utils.load import MODELS, PINNED, load_lm
 
 HUB_ID, REVISION, STAND_IN = PINNED["gpt2"]

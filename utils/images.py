@@ -21,8 +21,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn import datasets
 from torch import Tensor, nn
 
-from . import data_file, hub, stats
+from . import data_file, stats
 from .energy import potentials
+from .fetch import hub
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HUB_ID, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"

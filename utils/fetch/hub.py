@@ -16,7 +16,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, errors, snapshot_download, utils
 from tqdm.auto import tqdm
 
-from . import ROOT
+from .. import ROOT
 
 PATIENCE = 6.0  # seconds that a silent or trickling hub may cost
 SLOW = 50_000  # bytes a second, over PATIENCE, below which a hub counts as unusable
