@@ -278,7 +278,10 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(lesson, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_images, "save_scratch", save_and_stop)
         train(SMALL, scratch=scratch)
+    draw, drawn = train_images.training_batch, []
+    monkeypatch.setattr(train_images, "training_batch", lambda *a: drawn.append(a[-1]) or draw(*a))
     resumed, log_too = train(SMALL, scratch=scratch)
+    assert drawn == [*range(6, 18)]  # the first of three epochs is not done again
     for model, same in ((resumed, True), (other, False)):
         assert all(map(torch.equal, straight.parameters(), model.parameters())) == same
     assert [*log] == [*log_too] == [0, 18]
