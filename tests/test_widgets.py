@@ -268,7 +268,7 @@ def test_only_widgets_knows_of_ipywidgets():
     from utils import ROOT
 
     users = [
-        path.name for path in (ROOT / "utils").glob("*.py") if "import ipywidgets" in path.read_text(encoding="utf-8")
+        path.name for path in (ROOT / "utils").rglob("*.py") if "import ipywidgets" in path.read_text(encoding="utf-8")
     ]
     assert users == ["widgets.py"]
 
