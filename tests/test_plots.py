@@ -92,6 +92,15 @@ def test_a_name_keeps_its_look_in_every_panel_and_stands_in_the_legend_once():
     assert [[text.get_text() for text in ax.get_legend().get_texts()] for ax in apart.axes] == [["a"], ["b"]]
 
 
+def test_three_terms_stack_to_their_sum_as_arrays_and_as_tensors():
+    parts = [VALUES, -2 * VALUES, 0.5 * VALUES]
+    for terms in (parts, [torch.tensor(part) for part in parts]):
+        ax = plots.three_term_bars(TOKENS, *terms).axes[0]
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), -0.5 * VALUES)  # no Term 1, no dot
+        heights = [[bar.get_height() for bar in bars] for bars in ax.containers]
+        np.testing.assert_allclose(heights, np.nan_to_num(parts))
+
+
 def test_right_and_wrong_have_the_same_colours_everywhere():
     looks = plots.looks(["other", "wrong answers", "right answers"])
     assert [look["color"] for look in looks.values()] == [plots.COLORS[c] for c in ("one", "wrong", "right")]
