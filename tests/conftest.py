@@ -25,18 +25,6 @@ SMALL = {
 }  # fmt: skip
 
 
-def tiny(architecture: str, **options):
-    """A random model of the real class, sharp enough that its logits differ from each other."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **{**SMALL, **options})
-    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-
-
-@pytest.fixture(params=["gpt2", "llama"])
-def tiny_model(request):
-    return tiny(request.param)
-
-
 def tolerance(energies, share: float = 5e-6) -> float:
     """For a table or a `TokenEnergies`: `share · max(1, max |f|)`, with the largest |V| at hand for max |f|."""
     return share * max(1.0, float(np.nanmax(np.abs(np.asarray(energies.log_partition_after)))))
@@ -49,6 +37,18 @@ def assert_same_energies(got, want, share: float = 5e-6) -> None:
         for x in (got, want)
     )  # fmt: skip
     np.testing.assert_allclose(got, want_fields, rtol=0, atol=tolerance(want, share))
+
+
+def tiny(architecture: str, **options):
+    """A random model of the real class, sharp enough that its logits differ from each other."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **{**SMALL, **options})
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def tiny_model(request):
+    return tiny(request.param)
 
 
 def learned(tokenizer: Tokenizer, size: int, total: int, more=(), **options) -> Tokenizer:
