@@ -43,6 +43,7 @@ def ids():
 @pytest.mark.parametrize("chunk_size", [None, 1, 5])
 def test_energies_are_those_of_the_models_own_logits_in_whatever_pieces(model, ids, piece, chunk_size, monkeypatch):
     monkeypatch.setitem(room.VOCABULARY_PIECE, "cpu", piece)
+    assert output_head(model) is not None  # so that nothing below comes from the model's own logits
     assert_same_energies(score_ids(model, ids, chunk_size=chunk_size), token_energies(model(ids).logits, ids))
 
 

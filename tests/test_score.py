@@ -17,7 +17,7 @@ TEXTS = [
     "The capital of France is Paris.", "On Monday, Ada buys tea.", "12 plus 34 is 46.",
     "Question: What is the symbol of gold? Answer: Au.", "<b>Émile & Zoë</b> 🙂 buy tea.", "Paris",
 ]  # fmt: skip
-LONG = "Ada buys tea and " * 20
+LONG = "Ada buys tea and " * 40  # more than two windows
 
 
 @pytest.fixture(scope="module", params=["almanac-gpt2", "almanac-llama"])
