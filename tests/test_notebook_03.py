@@ -11,23 +11,19 @@ from utils import ROOT
 FEWER = ("sample(60,", "sample(4,")  # countries: four are enough to run everything
 
 
-class Screen:
+class Screen(list):
     """Takes what a cell displays; live outputs can be updated."""
 
-    def __init__(self):
-        self.shown = []
-
     def __call__(self, thing, **_):
-        self.shown.append(thing)
+        self.append(thing)
         return self
 
     update = __call__
 
 
 def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(monkeypatch, capsys):
-    gpt2 = random_gpt2(0.05)
+    gpt2, screen = random_gpt2(0.05), Screen()
     monkeypatch.setattr(utils.load, "load_lm", lambda name: gpt2)
-    screen = Screen()
     monkeypatch.setattr(IPython.display, "display", screen)
     matplotlib.use("agg")
     notebook = nbformat.read(ROOT / "notebooks" / "03_gpt2.ipynb", as_version=4)
@@ -38,4 +34,4 @@ def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(monke
         exec(compile(source.replace(*FEWER), "<cell>", "exec"), space)
     out = capsys.readouterr().out
     assert "✗" not in out and out.count("✓") >= 10
-    assert space["lm"].model.config.vocab_size == 50257 and len(screen.shown) > 8
+    assert space["lm"].model.config.vocab_size == 50257 and len(screen) > 8
