@@ -249,10 +249,10 @@ def peak_of(variant: str, case: int) -> float:
 
 
 def machine() -> str:
-    name = platform.processor() or "processor"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    name = next(names, platform.processor() or "processor")
     memory = psutil.virtual_memory().total / 2**30
     return f"{name}, {torch.get_num_threads()} threads, {memory:.0f} GiB · {versions()} · float32"
 
