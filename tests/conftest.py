@@ -1,4 +1,4 @@
-"""Shared by all tests: bundled models only, one thread a worker, and models built on the spot."""
+"""Shared by all tests: bundled models only, one thread a worker, models built on the spot, and how energies compare."""
 
 import json
 import os
@@ -7,30 +7,44 @@ import shutil
 os.environ["SPILLED_ENERGY_MODELS"] = "bundled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from utils import ROOT
+from utils.energy import TokenEnergies
 from utils.load import LM
 
+FIELDS = list(TokenEnergies._fields)
+SMALL = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 48, "initializer_range": 0.4,
+    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
 
-def tiny(architecture: str, vocab: int = 97, seed: int = 0):
+
+def tolerance(energies, share: float = 5e-6) -> float:
+    """For a table or a `TokenEnergies`: `share · max(1, max |f|)`, with the largest |V| at hand for max |f|."""
+    return share * max(1.0, float(np.nanmax(np.abs(np.asarray(energies.log_partition_after)))))
+
+
+def assert_same_energies(got, want, share: float = 5e-6) -> None:
+    """Every field of two tables or two `TokenEnergies`, NaN where the other has NaN, up to `tolerance`."""
+    got, want_fields = (
+        x[FIELDS].to_numpy().T if isinstance(x, pd.DataFrame) else torch.stack([*x]).double().numpy()
+        for x in (got, want)
+    )  # fmt: skip
+    np.testing.assert_allclose(got, want_fields, rtol=0, atol=tolerance(want, share))
+
+
+def tiny(architecture: str, **options):
     """A random model of the real class, sharp enough that its logits differ from each other."""
-    torch.manual_seed(seed)
-    if architecture == "gpt2":
-        config = GPT2Config(
-            vocab_size=vocab, n_positions=48, n_embd=32, n_layer=2, n_head=4, initializer_range=0.4
-        )  # fmt: skip
-        model = GPT2LMHeadModel(config)
-    else:
-        config = LlamaConfig(
-            vocab_size=vocab, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=48, initializer_range=0.4, tie_word_embeddings=False,
-        )  # fmt: skip
-        model = LlamaForCausalLM(config)
-    return model.eval().requires_grad_(False)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **{**SMALL, **options})
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -55,8 +69,7 @@ def browser():
 
 def learned(tokenizer: Tokenizer, size: int, total: int, more=(), **options) -> Tokenizer:
     """The tokenizer with up to `size` entries learned from the README, `more`, and spare ones that no text leads to."""
-    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, **options)
-    tokenizer.train([str(ROOT / "README.md")], trainer)
+    tokenizer.train([str(ROOT / "README.md")], trainers.BpeTrainer(vocab_size=size, show_progress=False, **options))
     made = json.loads(tokenizer.to_str())
     entries = made["model"]["vocab"]
     for name in [*more, *(f"spare{i}" for i in range(total))][: total - len(entries)]:
@@ -90,5 +103,5 @@ def stranger(folder) -> str:
     )
     names = dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    tiny("llama", vocab=512).save_pretrained(folder)
+    tiny("llama", vocab_size=512).save_pretrained(folder)
     return str(folder)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -12,35 +13,24 @@ from hypothesis import strategies as st
 
 from utils import DATA
 from utils.almanac import Almanac, contexts, read_documents, read_facts
-from utils.workshop.documents import (
-    BRANCHING,
-    DAYS,
-    GOODS,
-    NAMES,
-    SHARES,
-    TEMPLATES,
-    make_documents,
-    train_tokenizer,
-)  # fmt: skip
+from utils.workshop.documents import BRANCHING, DAYS, GOODS, NAMES, SHARES, TEMPLATES, make_documents, train_tokenizer
 from utils.workshop.law import entropy_per_token, sample
 
+under = cache(Almanac)
 
-@cache
-def train():
-    return Almanac("train")
+
+def train() -> Almanac:
+    return under("train")
 
 
 @pytest.fixture(scope="module", params=["train", "world"])
 def almanac(request):
-    return train() if request.param == "train" else Almanac("world")
+    return under(request.param)
 
 
 @pytest.fixture(scope="module")
 def documents():
     return read_documents()
-
-
-# What is stored
 
 
 def test_the_stored_language_is_the_one_that_was_published(documents):
@@ -63,20 +53,13 @@ def test_the_workshop_still_makes_the_stored_tokenizer_and_documents(documents):
 
 
 def test_no_two_objects_share_a_frame():
-    frame = Almanac("world").documents
-    frame.loc[:, "p_world"] = 0.0
-    assert Almanac("world").documents.p_world.sum() == pytest.approx(1)
+    frames = (train().documents, under("world").documents, read_documents())
+    assert not any(np.shares_memory(one.p_world, other.p_world) for one, other in combinations(frames, 2))
 
 
-# The law
-
-
-def test_the_world_law_has_the_stated_shares(documents):
+def test_the_world_law_has_the_stated_shares_and_the_training_law_is_it_given_that_nothing_is_withheld(documents):
     for family, share in SHARES.items():
         assert documents[documents.family == family].p_world.sum() == pytest.approx(share, abs=1e-12)
-
-
-def test_the_training_law_is_the_world_law_given_that_nothing_is_withheld(documents):
     kept = documents.withheld == ""
     assert documents.p_train[~kept].eq(0).all()
     np.testing.assert_allclose(documents.p_train[kept], documents.p_world[kept] / documents.p_world[kept].sum())
@@ -85,8 +68,7 @@ def test_the_training_law_is_the_world_law_given_that_nothing_is_withheld(docume
 def test_there_are_enough_documents_facts_relations_and_templates(documents):
     facts = read_facts()
     assert len(documents) >= 20_000 and documents.text.is_unique
-    assert len(facts) >= 600 and facts.relation.nunique() >= 6
-    assert not facts.duplicated(["relation", "subject"]).any()
+    assert len(facts) >= 600 and facts.relation.nunique() >= 6 and not facts.duplicated(["relation", "subject"]).any()
     for relation in facts.relation.unique():
         assert len(TEMPLATES[relation]) >= 4
         assert [t.startswith("Question:") for t in TEMPLATES[relation]].count(True) == 1
@@ -99,9 +81,6 @@ def test_subjects_follow_zipfs_law_in_every_relation_and_templates_are_equally_l
         np.testing.assert_allclose(weights, weights[0] / np.arange(1, len(weights) + 1))
     spread = facts.groupby(["relation", "subject"]).p_world.agg(lambda p: p.max() / p.min())
     np.testing.assert_allclose(spread, 1)
-
-
-# What is withheld
 
 
 def test_the_withheld_parts_have_their_stated_sizes(documents):
@@ -135,24 +114,15 @@ def test_answer_lengths_in_tokens_are_balanced_between_the_large_groups(document
     assert abs(means["subject"] - means[""]) < 0.35  # 47 facts
 
 
-# The crossing of branching factor and frequency
-
-
 def test_every_branching_factor_comes_with_at_least_ten_frequencies_over_two_decades(almanac):
     habits = almanac.documents[almanac.documents.family == "stochastic"].drop_duplicates("prompt")
-    seen = {k: [] for k in BRANCHING}
-    positions = set()
-    for prompt in habits.prompt:
-        ids = almanac.encode(prompt)
-        positions.add(len(ids))
-        seen[np.count_nonzero(almanac.next_token(ids))].append(almanac.logprob(ids))
-    assert len(positions) == 1  # same template, same position
+    ids, seen = [almanac.encode(prompt) for prompt in habits.prompt], {k: [] for k in BRANCHING}
+    for prompt in ids:
+        seen[np.count_nonzero(almanac.next_token(prompt))].append(almanac.logprob(prompt))
+    assert len({len(prompt) for prompt in ids}) == 1  # same template, same position
     for logprobs in seen.values():
         assert len(set(np.round(logprobs, 6))) >= 10
         assert (max(logprobs) - min(logprobs)) / np.log(10) >= 2 - 1e-9
-
-
-# Tokens
 
 
 def test_prompt_and_answer_encode_to_the_tokens_of_the_whole(documents):
@@ -172,9 +142,6 @@ def test_words_of_the_habits_and_digits_are_single_tokens_and_prompts_end_withou
     assert [decode([i]) for i in encode("12+345").ids] == ["1", "2", "+", "3", "4", "5"]
     assert not documents.prompt.str.endswith(" ").any()
     assert train().vocab_size <= 2048
-
-
-# Exactness
 
 
 def test_prefix_probabilities_agree_with_brute_force_on_a_sub_language(almanac):
@@ -219,44 +186,29 @@ def test_sampled_frequencies_agree_with_exact_probabilities(almanac):
 
 
 def test_withheld_documents_have_probability_zero_under_training_only():
-    world = Almanac("world")
+    world = under("world")
     for i in np.flatnonzero(world.documents.withheld != "")[::501]:
         assert train().logprob(train().ids[i]) == -np.inf
         assert np.isfinite(world.logprob(world.ids[i]))
 
 
-def test_entropy_per_token_is_the_mean_conditional_entropy():
-    """Against the average of -log p(document) over a large sample."""
-    almanac = train()
-    drawn = sample(almanac, 100_000, np.random.default_rng(1))
-    p = almanac.documents.p_train.to_numpy()[drawn]
-    lengths = np.array([len(almanac.ids[i]) - 1 for i in drawn])
-    assert -np.log(p).sum() / lengths.sum() == pytest.approx(entropy_per_token(almanac), abs=0.005)
+def test_entropy_per_token_is_that_of_a_large_sample():
+    drawn = sample(train(), 100_000, np.random.default_rng(1))
+    p, tokens = train().documents.p_train.to_numpy()[drawn], sum(len(train().ids[i]) - 1 for i in drawn)
+    assert -np.log(p).sum() / tokens == pytest.approx(entropy_per_token(train()), abs=0.005)
 
 
-# Bad input
-
-
-def without_question():
-    return train().documents.prompt[train().documents.withheld == "question"].iloc[0]
-
-
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        *((lambda ids=ids: train().logprob(ids), "BOS") for ids in ([], [5], [1, 2])),
-        (lambda: train().logprob(train().encode("The capital of Atlantis is")), "no prefix of any Almanac document"),
-        (lambda: train().next_token(train().ids[0]), "after EOS"),
-        (lambda: train().next_token(train().encode(without_question())), "probability 0"),
-        (lambda: Almanac("moon"), "law must be"),
-    ],
-)
+@pytest.mark.parametrize(("ask", "message"), [
+    *((lambda known, ids=ids: known.logprob(ids), "BOS") for ids in ([], [5], [1, 2])),
+    (lambda known: known.logprob(known.encode("The capital of Atlantis is")), "no prefix of any Almanac document"),
+    (lambda known: known.next_token(known.ids[0]), "after EOS"),
+    (lambda known: known.next_token(known.encode(known.documents.query("withheld == 'question'").prompt.iloc[0])),
+     "probability 0"),
+    (lambda _: Almanac("moon"), "law must be"),
+])  # fmt: skip
 def test_what_lies_outside_the_language_is_refused(ask, message):
     with pytest.raises(ValueError, match=message):
-        ask()
-
-
-# Against independent sources
+        ask(train())
 
 
 def test_facts_that_many_get_wrong_are_right():
@@ -273,29 +225,21 @@ def test_facts_that_many_get_wrong_are_right():
             assert facts[relation, subject] == answer
 
 
-def test_atomic_numbers_run_from_1_to_118():
+def test_atomic_numbers_run_from_1_to_118_and_the_fact_table_is_plain_sorted_ascii():
     facts = read_facts()
-    numbers = facts[facts.relation == "number"].object.astype(int)
-    assert sorted(numbers) == list(range(1, 119))
+    assert sorted(facts[facts.relation == "number"].object.astype(int)) == list(range(1, 119))
     assert facts[facts.relation == "symbol"].object.is_unique
-
-
-def test_the_fact_table_is_plain_sorted_ascii():
-    text = (DATA / "almanac.csv").read_text(encoding="ascii")
-    facts = read_facts()
-    assert "\r" not in text and facts.sort_values(["relation", "subject"]).index.equals(facts.index)
-
-
-# The recorded prefixes
+    assert "\r" not in (DATA / "almanac.csv").read_text(encoding="ascii")
+    assert facts.sort_values(["relation", "subject"]).index.equals(facts.index)
 
 
 @pytest.fixture(scope="module")
 def frame():
-    return contexts(Almanac("train"))
+    return contexts(train())
 
 
 def test_exact_columns_are_the_almanacs_own(frame):
-    almanac = Almanac("train")
+    almanac = train()
     for row in frame.iloc[::211].itertuples():
         ids = almanac.ids[row.document][: row.length]
         assert row.log_p == almanac.logprob(ids)
@@ -309,7 +253,7 @@ def test_exact_columns_are_the_almanacs_own(frame):
 
 
 def test_every_prefix_is_recorded_once_and_habits_cross_k_with_frequency(frame):
-    ids = Almanac("train").ids
+    ids = train().ids
     assert len({tuple(ids[d][:n]) for d, n in zip(frame.document, frame.length, strict=True)}) == len(frame) == 5000
     habits = frame[frame.slot == "habit"]
     assert abs(np.corrcoef(habits.log_p, habits.log_k)[0, 1]) < 1e-9  # crossed, not merely mixed

@@ -21,10 +21,11 @@ def table() -> pd.DataFrame:
 
 
 def test_scores_are_oriented_by_their_sources(table):
-    suspicious = {"−s": -table.spilled, "−log p": -table.logprob, "−f": -table.logit,
-                  "−V before": -table.log_partition_before, "−V after": -table.log_partition_after,
-                  "H": table.entropy_before, "−max log p": -table.max_logprob_before,
-                  "−K": -table.self_certainty_before}  # fmt: skip
+    suspicious = {
+        "−s": -table.spilled, "−log p": -table.logprob, "−f": -table.logit, "−V before": -table.log_partition_before,
+        "−V after": -table.log_partition_after, "H": table.entropy_before, "−max log p": -table.max_logprob_before,
+        "−K": -table.self_certainty_before,
+    }  # fmt: skip
     assert list(SCORES) == list(suspicious)
     for symbol, score in SCORES.items():
         np.testing.assert_array_equal(score.of(table), suspicious[symbol])
@@ -33,10 +34,8 @@ def test_scores_are_oriented_by_their_sources(table):
 
 def test_the_three_terms_add_up_to_the_oriented_spill(table):
     terms = pool(table, "mean", TERMS)
-    sums = {"−(A+B)": terms["−A"] + terms["−B"], "−(A+C)": terms["−A"] + terms["−C"],
-            "−(A+B+C)": terms["−A"] + terms["−B"] + terms["−C"]}  # fmt: skip
-    for symbol, expected in sums.items():
-        np.testing.assert_allclose(terms[symbol], expected, atol=1e-12)
+    for parts in ("AB", "AC", "ABC"):
+        np.testing.assert_allclose(terms[f"−({'+'.join(parts)})"], sum(terms[f"−{p}"] for p in parts), atol=1e-12)
     np.testing.assert_array_equal(terms["−(A+B+C)"], pool(table)["−s"])
 
 

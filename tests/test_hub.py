@@ -1,8 +1,9 @@
-"""The hub path, against a stand-in hub on this machine that speaks what `huggingface_hub` asks for."""
+"""Where models come from: folders, and the hub, of which a stand-in on this machine speaks what is asked of it."""
 
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,7 +11,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from utils import ROOT
 from utils.fetch import hub
@@ -18,12 +21,9 @@ from utils.load import MODELS, PINNED, load_lm
 
 HUB_ID, REVISION, STAND_IN = PINNED["gpt2"]
 SMALL = {
-    "config.json": b"{}",
-    "tokenizer.json": b"{}",
-    "model.safetensors": random.Random(0).randbytes(600_000),
-    "pytorch_model.bin": b"a pickle that nobody should fetch",
-    "onnx/config.json": b"{}",
-}
+    "config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": random.Random(0).randbytes(600_000),
+    "pytorch_model.bin": b"a pickle that nobody should fetch", "onnx/config.json": b"{}",
+}  # fmt: skip
 
 
 class StandInHub(ThreadingHTTPServer):
@@ -45,12 +45,6 @@ class StandInHub(ThreadingHTTPServer):
 class Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET()
-
     def do_GET(self):
         path, manner = self.path.split("?")[0], self.server.manner
         self.server.log.append((self.command, path, self.headers["Range"]))
@@ -65,16 +59,20 @@ class Answer(BaseHTTPRequestHandler):
         else:
             self.file(path.split("/resolve/")[1].split("/", 1)[1], manner)
 
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
     def describe(self, path: str, manner: str) -> None:
-        files = self.server.files
+        sizes = {name: len(body) for name, body in self.server.files.items()}
         failures = {"missing": (401, {}), "gone": (404, {"X-Error-Code": "RevisionNotFound"}), "broken": (503, {})}
         if manner in failures:
-            self.reply(*failures[manner])
-            return
+            return self.reply(*failures[manner])
         if "/tree/" in path:
-            found = [{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in files.items()]
+            found = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
         else:
-            siblings = [{"rfilename": n, "size": len(b)} for n, b in files.items()]
+            siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
             found = {"id": HUB_ID, "sha": REVISION, "siblings": siblings}
         self.reply(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
 
@@ -84,14 +82,13 @@ class Answer(BaseHTTPRequestHandler):
         first = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if first:
             headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
-        weights = name.endswith(".safetensors")
-        if not weights or self.command == "HEAD" or manner == "well":
-            return self.reply(206 if first else 200, headers, body[first:])
-        self.reply(206 if first else 200, {**headers, "Content-Length": str(len(body) - first)})
+        status = 206 if first else 200
+        if not name.endswith(".safetensors") or self.command == "HEAD" or manner == "well":
+            return self.reply(status, headers, body[first:])
+        self.reply(status, {**headers, "Content-Length": str(len(body) - first)})
         if manner in ("cut", "stall"):
             self.wfile.write(body[first : first + len(body) // 2])
-            if manner == "stall":
-                time.sleep(30)
+            time.sleep(30 if manner == "stall" else 0)
             self.server.manner, self.close_connection = "well", True
         else:
             step = {"trickle": 1_000, "slow": 30_000}[manner]
@@ -120,27 +117,34 @@ def standin(monkeypatch, tmp_path):
     server.shutdown()
 
 
+@pytest.fixture
+def auto(monkeypatch):
+    """As a user meets `load_lm`: every source allowed."""
+    monkeypatch.setenv("SPILLED_ENERGY_MODELS", "auto")
+
+
 def timed_download() -> tuple:
     start = time.monotonic()
     folder, reason = hub.download(HUB_ID, REVISION)
     return folder, reason, time.monotonic() - start
 
 
-# What a good hub gives
+def arrived(folder) -> bool:
+    return (folder / "model.safetensors").read_bytes() == SMALL["model.safetensors"]
 
 
-def test_a_download_lands_in_the_cache_with_a_bar_that_fills(standin, capfd):
+def kill(server: StandInHub) -> None:
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_lands_in_the_cache_without_pickles_and_subfolders_and_with_a_bar_that_fills(standin, capfd):
     assert hub.cached(HUB_ID, REVISION) is None
     folder, reason, _ = timed_download()
-    assert reason == "" and (folder / "model.safetensors").read_bytes() == SMALL["model.safetensors"]
-    assert hub.cached(HUB_ID, REVISION) == folder
+    assert reason == "" and arrived(folder) and hub.cached(HUB_ID, REVISION) == folder
+    assert {path.name for path in folder.rglob("*")} == {"config.json", "tokenizer.json", "model.safetensors"}
     bar = capfd.readouterr().err
     assert HUB_ID in bar and "100%" in bar and "600k/600k" in bar
-
-
-def test_neither_pickles_nor_subfolders_are_fetched(standin):
-    folder, _, _ = timed_download()
-    assert {path.name for path in folder.rglob("*")} == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
 def test_a_slow_but_steady_hub_is_waited_for(standin, monkeypatch):
@@ -151,51 +155,37 @@ def test_a_slow_but_steady_hub_is_waited_for(standin, monkeypatch):
     assert folder and seconds > 2.5
 
 
-# What a bad one costs
-
-
-@pytest.mark.parametrize(
-    ("manner", "expected"),
-    [
-        ("dead", "hub not reachable"),
-        ("silent", "hub not reachable within 6 s"),
-        ("trickle", "hub too slow"),
-        ("missing", "the hub has no such public repository"),
-        ("gated", "the hub has no such public repository"),
-        ("gone", "the hub no longer has this revision"),
-        ("broken", "the hub answered with HTTP status 503"),
-    ],
-)
+@pytest.mark.parametrize(("manner", "expected"), [
+    ("dead", "hub not reachable"), ("silent", "hub not reachable within 6 s"), ("trickle", "hub too slow"),
+    ("missing", "the hub has no such public repository"), ("gated", "the hub has no such public repository"),
+    ("gone", "the hub no longer has this revision"), ("broken", "the hub answered with HTTP status 503"),
+])  # fmt: skip
 def test_a_bad_hub_costs_under_ten_seconds_and_is_one_clear_line(standin, manner, expected):
     standin.manner = manner
     if manner == "dead":
-        standin.shutdown()
-        standin.server_close()
+        kill(standin)
     folder, reason, seconds = timed_download()
     assert folder is None and seconds < 10
     assert reason.startswith(expected) if manner == "trickle" else reason == expected
 
 
-def test_a_repository_without_safetensors_is_refused_before_anything_is_fetched(standin):
-    standin.files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"a pickle"}
-    assert timed_download()[:2] == (None, "the repository holds no safetensors weights")
-    assert not any("/resolve/" in path for _, path, _ in standin.log)
-
-
-def test_a_repository_without_a_tokenizer_is_refused(standin):
-    standin.files = {name: body for name, body in SMALL.items() if name != "tokenizer.json"}
-    folder, reason, _ = timed_download()
-    assert folder is None and "lacks" in reason
+@pytest.mark.parametrize(("lacking", "reason", "asked"), [
+    ("model.safetensors", "the repository holds no safetensors weights", False), ("tokenizer.json", "lacks", True),
+])  # fmt: skip
+def test_a_repository_without_a_tokenizer_is_refused_and_one_without_safetensors_before_anything_is_fetched(
+    standin, lacking, reason, asked
+):
+    standin.files = {name: body for name, body in SMALL.items() if name != lacking}
+    folder, said, _ = timed_download()
+    assert folder is None and (reason in said if asked else reason == said)
     assert hub.cached(HUB_ID, REVISION) is None
-
-
-# Interruptions
+    assert any("/resolve/" in path for _, path, _ in standin.log) == asked
 
 
 def test_a_connection_that_breaks_is_taken_up_again(standin):
     standin.manner = "cut"
     folder, reason, _ = timed_download()
-    assert reason == "" and (folder / "model.safetensors").read_bytes() == SMALL["model.safetensors"]
+    assert reason == "" and arrived(folder)
     assert len(standin.fetched("model.safetensors")) == 2
 
 
@@ -207,16 +197,14 @@ def test_an_abandoned_download_leaves_no_half_model_and_can_be_repeated(standin,
     assert hub.cached(HUB_ID, REVISION) is None
     assert not list(tmp_path.rglob("*.incomplete"))
     standin.manner = "well"
-    folder, _, _ = timed_download()
-    assert (folder / "model.safetensors").read_bytes() == SMALL["model.safetensors"]
+    assert arrived(timed_download()[0])
     assert len(standin.fetched("model.safetensors")) == 2
     assert len(standin.fetched("config.json")) == 1  # files that had arrived whole are not fetched again
 
 
 def test_an_interrupt_stops_the_download_and_leaves_nothing_running(standin, monkeypatch, tmp_path):
     standin.manner = "stall"
-    started = []
-    popen = subprocess.Popen
+    started, popen = [], subprocess.Popen
 
     def remember(*args, **options):
         started.append(popen(*args, **options))
@@ -235,61 +223,71 @@ def test_an_interrupt_stops_the_download_and_leaves_nothing_running(standin, mon
     assert not list(tmp_path.rglob("*.incomplete"))
 
 
-# Through load_lm, as a user meets it
-
-
-def use(server_url: str, home, code: str, **environment) -> subprocess.CompletedProcess:
-    """Run `code` in a fresh Python that knows only the stand-in hub and an own cache."""
-    settings = {"HF_ENDPOINT": server_url, "HF_HOME": str(home), "SPILLED_ENERGY_MODELS": "auto", **environment}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=120
-    )
-
-
-LOAD = "from utils.load import load_lm; lm = load_lm('gpt2'); print(lm.source)"
-
-
 def test_downloaded_once_a_model_is_read_from_the_cache_and_offline(standin, tmp_path):
-    standin.files = {file.name: file.read_bytes() for file in (MODELS / STAND_IN).iterdir()}
-    first = use(standin.url, tmp_path, LOAD)
-    line, source = first.stdout.splitlines()
-    assert source == "hub" and line.startswith(f"{HUB_ID} (hub revision {REVISION})")
-    assert "100%" in first.stderr
+    def load(**more):
+        """In a fresh Python that knows only the stand-in hub and an own cache."""
+        code = "from utils.load import load_lm; lm = load_lm('gpt2'); print(lm.source)"
+        own = {"HF_ENDPOINT": standin.url, "HF_HOME": str(tmp_path), "SPILLED_ENERGY_MODELS": "auto", **more}
+        options = {"cwd": ROOT, "env": os.environ | own, "capture_output": True, "text": True, "timeout": 120}
+        done = subprocess.run([sys.executable, "-c", code], **options)
+        return *done.stdout.splitlines(), done.stderr
 
+    standin.files = {file.name: file.read_bytes() for file in (MODELS / STAND_IN).iterdir()}
+    line, source, bar = load()
+    assert source == "hub" and line.startswith(f"{HUB_ID} (hub revision {REVISION})") and "100%" in bar
     asked = len(standin.log)
-    second = use(standin.url, tmp_path, LOAD)
-    assert second.stdout.splitlines()[1] == "cache" and second.stderr == ""
-    offline = use(standin.url, tmp_path, LOAD, HF_HUB_OFFLINE="1")
-    assert offline.stdout.splitlines()[1] == "cache" and offline.stderr == ""
+    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):
+        assert load(**offline)[1:] == ("cache", "")
     assert len(standin.log) == asked  # neither of them asked the hub for anything
 
 
-def test_offline_with_an_empty_cache_the_stand_in_speaks_and_says_why(standin, monkeypatch, capfd):
-    monkeypatch.setenv("SPILLED_ENERGY_MODELS", "auto")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    lm = load_lm("gpt2")
-    out, err = capfd.readouterr()
-    assert lm.stand_in and "HF_HUB_OFFLINE is set" in out and out.count("\n") == 1
-    assert err == "" and standin.log == []
-
-
-def test_a_dead_hub_costs_load_lm_under_ten_seconds_and_the_stand_in_speaks(standin, monkeypatch, capfd):
-    monkeypatch.setenv("SPILLED_ENERGY_MODELS", "auto")
-    standin.shutdown()
-    standin.server_close()
+@pytest.mark.parametrize(("offline", "why"), [(True, "HF_HUB_OFFLINE is set"), (False, "hub not reachable")])
+def test_offline_or_with_a_dead_hub_the_stand_in_speaks_within_ten_seconds_and_says_why(
+    standin, auto, monkeypatch, capfd, offline, why
+):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    if not offline:
+        kill(standin)
     start = time.monotonic()
     lm = load_lm("gpt2")
     out, err = capfd.readouterr()
-    assert time.monotonic() - start < 10
-    assert lm.stand_in and f"bundled stand-in for {HUB_ID}: hub not reachable" in out and err == ""
+    assert time.monotonic() - start < 10 and standin.log == []
+    assert lm.stand_in and f"bundled stand-in for {HUB_ID}: {why}" in out and out.count("\n") == 1 and err == ""
 
 
-def test_a_hub_that_was_insisted_on_is_never_replaced(standin, monkeypatch):
-    monkeypatch.setenv("SPILLED_ENERGY_MODELS", "auto")
+@pytest.mark.parametrize(("name", "source", "message"), [
+    ("gpt2", "hub", "could not be loaded: the hub has no such public repository"),
+    ("gpt2", "cache", "not in the local cache"), ("someone/some-model", "auto", "no such public repository"),
+    ("someone/some-model", "bundled", "could not be loaded"),
+    ("gpt2", "web", "source must be"), ("gtp2", "auto", "almanac-gpt2"),  # an unknown name lists what is known
+])  # fmt: skip
+def test_what_was_insisted_on_is_never_replaced(standin, auto, name, source, message):
     standin.manner = "missing"
-    with pytest.raises(ValueError, match="could not be loaded: the hub has no such public repository"):
-        load_lm("gpt2", source="hub")
-    with pytest.raises(ValueError, match="not in the local cache"):
-        load_lm("gpt2", source="cache")
-    with pytest.raises(ValueError, match="no such public repository"):
-        load_lm("someone/some-model", source="auto")
+    with pytest.raises(ValueError, match=message):
+        load_lm(name, source=source)
+
+
+def test_a_stand_in_says_that_it_is_one(capsys):
+    lm = load_lm("gpt2", source="bundled")
+    line = capsys.readouterr().out
+    assert lm.stand_in and "stand-in for openai-community/gpt2" in line and line.count("\n") == 1
+
+
+def without_head(weights):
+    save_file({n: w for n, w in load_file(weights).items() if n != "lm_head.weight"}, weights, {"format": "pt"})
+
+
+def pickled(weights):
+    weights.unlink()
+    torch.save({}, weights.parent / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda weights: weights.write_bytes(weights.read_bytes()[:1000]), "delete it and fetch it again"),
+    (without_head, "incomplete"), (pickled, "does not hold a readable"),
+], ids=["corrupt", "missing", "pickle"])  # fmt: skip
+def test_corrupt_weights_missing_weights_and_pickles_are_refused_with_the_remedy(tmp_path, spoil, message):
+    folder = shutil.copytree(MODELS / "almanac-llama", tmp_path / "model")
+    spoil(folder / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_lm(str(folder))

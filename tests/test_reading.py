@@ -1,22 +1,19 @@
-"""What texts have in common is read once; your own model is as welcome as ours; pads may stand anywhere but inside."""
+"""What texts have in common is read once; your own model is as welcome as ours."""
+
+import copy
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
+from conftest import FIELDS, assert_same_energies, tiny
 
 from utils import reading
-from utils.energy import TokenEnergies, token_energies
 from utils.load import LM, as_lm, load_lm
-from utils.reading import common_prefix, keeps_all, read_prefix, score_ids
+from utils.reading import common_prefix, keeps_all, read_prefix
 from utils.score import score, score_continuations
 from utils.write import generate
 
-FIELDS = list(TokenEnergies._fields)
 SHOTS = "The capital of France is Paris. The capital of Peru is Lima. "
 PROMPTS = [SHOTS + f"The capital of {country} is" for country in ("Japan", "Kenya", "Papua New Guinea")]
 OPTIONS = [[" Tokyo", " Kyoto.", " Lima"], [" Nairobi"], [" Port Moresby", " Paris"]]
@@ -40,70 +37,68 @@ def read(monkeypatch):
     return seen
 
 
-def within(got: pd.DataFrame, want: pd.DataFrame) -> None:
-    atol = 5e-6 * max(1.0, want[["logit", "log_partition_after"]].abs().max(axis=None))
-    np.testing.assert_allclose(got[FIELDS], want[FIELDS], rtol=0, atol=atol)
+def encoded(lm: LM) -> list[list[int]]:
+    return [lm.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in PROMPTS]
+
+
+def alone(lm) -> pd.DataFrame:
+    return pd.concat([score(lm, [prompt]) for prompt in PROMPTS], ignore_index=True)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_texts_that_begin_alike_have_the_energies_of_texts_read_alone(architecture, read):
     lm = load_lm(f"almanac-{architecture}")
-    table = score(lm, PROMPTS, batch_size=2)
-    together = sum(read)
+    table, together = score(lm, PROMPTS, batch_size=2), sum(read)
     read.clear()
-    alone = pd.concat([score(lm, [prompt]) for prompt in PROMPTS], ignore_index=True)
+    assert_same_energies(table, alone(lm))
     assert sum(read) > 1.8 * together  # so they were not read three times
-    within(table, alone)
 
 
 def test_a_continuation_has_the_energies_that_it_has_in_the_whole_text(lm):
-    table = score_continuations(lm, PROMPTS, OPTIONS, batch_size=2)
+    table, place = score_continuations(lm, PROMPTS, OPTIONS, batch_size=2), ["position", "id", "start", "end"]
     for (i, j), rows in table.groupby(["prompt", "continuation"]):
         whole = score(lm, [PROMPTS[i] + OPTIONS[i][j]]).iloc[-len(rows) :]
-        within(rows, whole)
+        assert_same_energies(rows, whole)
         assert "".join(rows.token) == OPTIONS[i][j]
-        assert rows[["position", "id", "start", "end"]].to_numpy().tolist() == whole[
-            ["position", "id", "start", "end"]
-        ].to_numpy().tolist()  # fmt: skip
+        assert rows[place].to_numpy().tolist() == whole[place].to_numpy().tolist()
 
 
 def test_each_prompt_is_read_once_and_what_all_begin_with_once_for_all(lm, read):
     score_continuations(lm, PROMPTS, OPTIONS)
     shots, prompts, continuations = read
-    encoded = [lm.tokenizer(p, add_special_tokens=False).input_ids for p in PROMPTS]
-    assert shots == 1 + len(common_prefix(encoded))  # and the BOS
-    assert prompts == sum(len(ids) + 1 - shots for ids in encoded)
+    assert shots == 1 + len(common_prefix(encoded(lm)))  # and the BOS
+    assert prompts == sum(len(ids) + 1 - shots for ids in encoded(lm))
     assert continuations < 30
 
 
 def test_a_token_across_the_seam_belongs_to_the_continuation(lm):
     """Encoding prompt and continuation apart would give other tokens than the text has."""
     table = score_continuations(lm, ["The capital of Japan is To"], [["kyo."]])
-    within(table, score(lm, ["The capital of Japan is Tokyo."]).iloc[-len(table) :])
+    assert_same_energies(table, score(lm, ["The capital of Japan is Tokyo."]).iloc[-len(table) :])
     assert table.token.iloc[0] == " Tokyo" or table.start.iloc[0] < len("The capital of Japan is To")
 
 
-def test_prompts_without_continuations_are_refused_by_name(lm):
-    with pytest.raises(ValueError, match=r"prompts\[1\] has no continuation"):
-        score_continuations(lm, PROMPTS[:2], [[" a"], []])
-    with pytest.raises(ValueError, match="one list a prompt, 2; got 1"):
-        score_continuations(lm, PROMPTS[:2], [[" a"]])
-    with pytest.raises(ValueError, match=r"continuations\[0\]\[1\] is empty"):
-        score_continuations(lm, PROMPTS[:1], [[" a", ""]])
+@pytest.mark.parametrize(("continuations", "message"), [
+    ([[" a"], []], r"prompts\[1\] has no continuation"), ([[" a"]], "one list a prompt, 2; got 1"),
+    ([[" a", ""], [" a"]], r"continuations\[0\]\[1\] is empty"),
+])  # fmt: skip
+def test_prompts_without_continuations_are_refused_by_name(lm, continuations, message):
+    with pytest.raises(ValueError, match=message):
+        score_continuations(lm, PROMPTS[:2], continuations)
 
 
 def test_an_empty_prompt_needs_a_bos_and_no_more(lm):
     table = score_continuations(lm, [""], [["Ada buys tea", "Paris"]])
-    within(table[table.continuation == 0], score(lm, ["Ada buys tea"]))
+    assert_same_energies(table[table.continuation == 0], score(lm, ["Ada buys tea"]))
     without = score_continuations(lm, [""], [["Ada buys tea"]], bos=False)
     assert without.spilled.isna().tolist() == [True] + [False] * (len(without) - 1)
 
 
-def test_writing_behind_a_common_prefix_is_writing(lm, read):
+def test_writing_behind_a_common_prefix_is_writing(lm):
     completions, table = generate(lm, PROMPTS, max_new_tokens=4)
-    alone = [generate(lm, [prompt], max_new_tokens=4) for prompt in PROMPTS]
-    assert completions == [c for (c,), _ in alone]
-    within(table, pd.concat([t for _, t in alone], ignore_index=True))
+    one_by_one = [generate(lm, [prompt], max_new_tokens=4) for prompt in PROMPTS]
+    assert completions == [c for (c,), _ in one_by_one]
+    assert_same_energies(table, pd.concat([t for _, t in one_by_one], ignore_index=True))
 
 
 def test_rows_of_different_length_are_written_with_holes_between_prefix_and_prompt(lm):
@@ -115,59 +110,25 @@ def test_rows_of_different_length_are_written_with_holes_between_prefix_and_prom
 
 
 SLIDING = {"sliding_window": 16, "use_sliding_window": True}
-CACHES = {  # architecture → whether a prefix may be shared
-    "qwen2": ({}, True),
-    "mistral": (SLIDING, False),
-    "gemma2": ({**SLIDING, "head_dim": 8}, False),
-    "mamba": ({"state_size": 4, "conv_kernel": 2, "expand": 1}, False),
-}
 
 
-@pytest.mark.parametrize("architecture", CACHES)
-def test_only_caches_that_keep_every_token_are_shared_and_energies_are_right_either_way(architecture, lm):
-    options, shared = CACHES[architecture]
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 1536, "initializer_range": 0.4}  # fmt: skip
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **small, **options)).eval()
-    mine = as_lm((model.requires_grad_(False), lm.tokenizer))
-    rows = [lm.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in PROMPTS]
-    assert (read_prefix(mine, rows, 60) is not None) == shared
-    within(score(mine, PROMPTS), pd.concat([score(mine, [p]) for p in PROMPTS], ignore_index=True))
+@pytest.mark.parametrize(("architecture", "options", "shared"), [
+    ("qwen2", {}, True), ("mistral", SLIDING, False), ("gemma2", {**SLIDING, "head_dim": 8}, False),
+    ("mamba", {"state_size": 4, "conv_kernel": 2, "expand": 1}, False),
+])  # fmt: skip
+def test_only_caches_that_keep_every_token_are_shared_and_energies_are_right_either_way(
+    architecture, options, shared, lm
+):
+    mine = as_lm((tiny(architecture, vocab_size=1536, max_position_embeddings=256, **options), lm.tokenizer))
+    assert (read_prefix(mine, encoded(lm), 60) is not None) == shared
+    assert_same_energies(score(mine, PROMPTS), alone(mine))
     table = score_continuations(mine, PROMPTS, OPTIONS)
     first = table[(table.prompt == 2) & (table.continuation == 0)]
-    within(first, score(mine, [PROMPTS[2] + OPTIONS[2][0]]).iloc[-len(first) :])
+    assert_same_energies(first, score(mine, [PROMPTS[2] + OPTIONS[2][0]]).iloc[-len(first) :])
 
 
 def test_a_cache_without_layers_is_not_shared():
     assert not keeps_all(object(), 10)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(2, 9)), min_size=1, max_size=4),
-    architecture=st.sampled_from(["gpt2", "llama"]),
-    seed=st.integers(0, 1000),
-)
-def test_pads_at_both_ends_of_a_row_change_nothing(rows, architecture, seed):
-    model, rng = tiny(architecture), np.random.default_rng(seed)
-    width = max(left + n for left, n in rows) + 1
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
-    for i, (left, n) in enumerate(rows):
-        ids[i, left : left + n] = torch.from_numpy(rng.integers(0, 97, n))
-        mask[i, left : left + n] = 1
-    energies = score_ids(model, ids, mask)
-    for i, (left, n) in enumerate(rows):
-        alone = ids[i : i + 1, left : left + n]
-        want = token_energies(model(alone).logits, alone)
-        limit = 5e-6 * max(1.0, want.log_partition_after.abs().max().item())
-        got = torch.stack(energies)[:, i]
-        torch.testing.assert_close(got[:, left : left + n], torch.stack(want)[:, 0].double(), rtol=0, atol=limit,
-                                   equal_nan=True)  # fmt: skip
-        assert got[:, :left].isnan().all() and got[:, left + n :].isnan().all()
-
-
-# Bring your own model
 
 
 def test_a_pair_of_model_and_tokenizer_is_scored_and_writes_like_ours(lm):
@@ -179,8 +140,6 @@ def test_a_pair_of_model_and_tokenizer_is_scored_and_writes_like_ours(lm):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_a_model_is_scored_in_its_own_dtype_and_stays_in_it(lm, dtype):
-    import copy
-
     model = copy.deepcopy(lm.model).to(dtype)
     table = score((model, lm.tokenizer), PROMPTS)
     assert model.dtype == dtype and table[FIELDS].to_numpy().dtype == "float64"
@@ -188,15 +147,12 @@ def test_a_model_is_scored_in_its_own_dtype_and_stays_in_it(lm, dtype):
     assert np.nanmax(np.abs(table.spilled - score(lm, PROMPTS).spilled)) < rough
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda lm: lm.model, "an LM from load_lm, or the pair"),
-        (lambda lm: ("gpt2", lm.tokenizer), "an LM from load_lm, or the pair"),
-        (lambda lm: (lm.model, object()), "use_fast=True"),
-        (lambda lm: (tiny("llama").train(), lm.tokenizer), "model.eval"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda lm: lm.model, "an LM from load_lm, or the pair"),
+    (lambda lm: ("gpt2", lm.tokenizer), "an LM from load_lm, or the pair"),
+    (lambda lm: (lm.model, object()), "use_fast=True"),
+    (lambda lm: (tiny("llama").train(), lm.tokenizer), "model.eval"),
+])  # fmt: skip
 def test_what_is_no_model_with_a_tokenizer_is_refused_with_the_remedy(lm, spoil, message):
     with pytest.raises(ValueError, match=message):
         score(spoil(lm), ["Ada buys tea"])

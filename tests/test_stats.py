@@ -25,10 +25,8 @@ def answers(rng, clusters=100, wrong_share=0.2, true=(0.8,), correlation=0.8, si
     def noise():
         return np.sqrt(ICC) * rng.normal(size=clusters)[cluster] + np.sqrt(1 - ICC) * rng.normal(size=len(cluster))
 
-    wrong = noise() < ndtri(wrong_share)
-    shared = noise()
-    mix = (np.sqrt(correlation), np.sqrt(1 - correlation))
-    scores = [np.sqrt(2) * ndtri(a) * wrong + mix[0] * shared + mix[1] * noise() for a in true]
+    wrong, shared = noise() < ndtri(wrong_share), np.sqrt(correlation) * noise()
+    scores = [np.sqrt(2) * ndtri(a) * wrong + shared + np.sqrt(1 - correlation) * noise() for a in true]
     return np.column_stack(scores), wrong, cluster
 
 
@@ -47,9 +45,6 @@ def slow_fpr95(score, wrong):
 def test_the_examples_in_the_docstrings_run(module):
     result = doctest.testmod(module)
     assert result.failed == 0 < result.attempted
-
-
-# ----------------------------------------------------------------------------------------------- the bootstrap
 
 
 def test_weights_count_whole_clusters_and_row_0_counts_every_answer_once():
@@ -77,9 +72,6 @@ def test_a_draw_without_a_wrong_answer_says_nothing():
     w, wrong = np.array([[1.0, 1, 1], [0, 2, 1]]), np.array([True, False, False])
     for statistic in (stats.weighted_auroc, stats.weighted_fpr95):
         assert np.isnan(statistic(np.arange(3.0), wrong, w)).tolist() == [False, True]
-
-
-# --------------------------------------------------------------------------------------------------- estimates
 
 
 def test_auroc_agrees_with_scikit_learn_ties_included():
@@ -187,8 +179,7 @@ def test_permuted_labels_keep_how_many_fall_together():
     _, wrong, cluster = answers(np.random.default_rng(9), clusters=40)
     size = np.bincount(cluster)
     together = sorted(zip(size, np.bincount(cluster, wrong), strict=True))
-    labels = stats.permuted_labels(wrong, cluster, 20)
-    for row in labels:
+    for row in (labels := stats.permuted_labels(wrong, cluster, 20)):
         assert sorted(zip(size, np.bincount(cluster, row), strict=True)) == together
     assert (labels != wrong).any(1).all()
 
@@ -199,8 +190,7 @@ def test_cross_fitting_never_learns_from_the_cluster_it_predicts():
     wrong = (rng.random(60) < 0.5)[cluster]  # one label a cluster
     names = np.eye(60)[cluster]  # and the cluster's name as features: all there is to learn is memory
     loss = stats.cross_fitted_log_loss(names, wrong, cluster)
-    assert np.isfinite(loss).all()
-    assert 0.6 < loss.mean() < 0.8  # a coin costs 0.69; a model that had seen the cluster would be near 0
+    assert np.isfinite(loss).all() and 0.6 < loss.mean() < 0.8  # a coin costs 0.69, having seen the cluster near 0
 
 
 def test_cross_fitting_finds_a_law_of_any_direction_and_unit():
@@ -210,9 +200,6 @@ def test_cross_fitting_finds_a_law_of_any_direction_and_unit():
     wrong = rng.random(4000) < p
     loss = stats.cross_fitted_log_loss(x * [1e-6, 1e3], wrong, cluster)
     assert loss.mean() == pytest.approx(-np.log(np.where(wrong, p, 1 - p)).mean(), abs=0.01)
-
-
-# ------------------------------------------------------------------------------------------------- regressions
 
 
 def simulated(seed=0, groups=6, clusters=60, n=900):
@@ -258,22 +245,20 @@ def test_intervals_know_that_a_cluster_is_one_observation():
     assert (by_cluster.high - by_cluster.low)[0, 0] > 3 * (by_row.high - by_row.low)[0, 0]
 
 
-# ---------------------------------------------------------------- do the intervals and p-values keep their word?
-# Seeds were fixed before the first run and not searched. 600 simulations leave a standard error of 0.9 points on
-# a coverage of 95 %, 2,000 leave 0.5 points on a level of 5 %, 150 leave 3 points on a power of 80 %.
+# Do the intervals and p-values keep their word? Seeds were fixed before the first run and not searched. 600 simulations
+# leave a standard error of 0.9 points on a coverage of 95 %, 2,000 leave 0.5 points on a level of 5 %, 150 leave 3
+# points on a power of 80 %.
 
 
 def test_intervals_cover_the_true_coefficient():
-    """95 % intervals over 200 simulated data sets; the count is binomial."""
     fits = [stats.regress(*simulated(seed, n=240), resamples=200, seed=seed) for seed in range(200)]
     hits = sum(fit.low[0, 0] <= 1.0 <= fit.high[0, 0] for fit in fits)
-    assert abs(hits - 190) <= norm.ppf(0.9995) * np.sqrt(200 * 0.95 * 0.05)
+    assert abs(hits - 190) <= norm.ppf(0.9995) * np.sqrt(200 * 0.95 * 0.05)  # binomial
 
 
 @pytest.mark.parametrize("true", [0.80, 0.95])
 def test_intervals_cover_the_true_auroc(true):
-    rng = np.random.default_rng(2602)
-    hits = 0
+    rng, hits = np.random.default_rng(2602), 0
     for _ in range(600):
         scores, wrong, cluster = answers(rng, true=(true,))
         estimate = stats.auroc(scores[:, 0], wrong, cluster, resamples=300)
@@ -282,8 +267,7 @@ def test_intervals_cover_the_true_auroc(true):
 
 
 def test_the_permutation_null_rejects_at_its_level():
-    rng = np.random.default_rng(18671)
-    rejected = 0
+    rng, rejected = np.random.default_rng(18671), 0
     for _ in range(2000):
         scores, wrong, cluster = answers(rng, clusters=60, true=(0.5,) * 4, sizes=(1, 3))
         p = stats.max_t(pd.DataFrame(scores), wrong, cluster, permutations=99, seed=int(rng.integers(1 << 30)))
@@ -297,12 +281,10 @@ def test_the_permutation_null_rejects_at_its_level():
     (0.08, 0.35, 0.05, (0.10, 0.60)),  # and would overlook a difference this small more often than not
 ])  # fmt: skip
 def test_how_often_a_planted_paired_difference_is_found(wrong_share, correlation, planted, power):
-    rng = np.random.default_rng(592)
-    found = wrong_way = 0
+    rng, found, wrong_way = np.random.default_rng(592), 0, 0
     for _ in range(150):
         scores, wrong, cluster = answers(rng, 233, wrong_share, (0.90, 0.90 - planted), correlation)
         estimate = stats.auroc_difference(*scores.T, wrong, cluster, resamples=300)
         found += estimate.low > 0
         wrong_way += estimate.high < 0
-    assert power[0] <= found / 150 <= power[1]
-    assert wrong_way <= 3
+    assert power[0] <= found / 150 <= power[1] and wrong_way <= 3

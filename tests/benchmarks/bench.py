@@ -25,7 +25,7 @@ import pandas as pd
 import psutil
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer, BatchEncoding, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BatchEncoding
 
 from utils import DATA, ROOT, reading, versions
 from utils.almanac import Almanac
@@ -51,13 +51,9 @@ SMOLLM2 = {
 def build(shape: str, vocab: int | None = None):
     """Random weights: "GPT-2" and "SmolLM2" at their true shapes, "six layers" of SmolLM2 with any vocabulary."""
     torch.manual_seed(0)
-    if shape == "GPT-2":
-        model = GPT2LMHeadModel(GPT2Config())
-    elif shape == "SmolLM2":
-        model = LlamaForCausalLM(LlamaConfig(**SMOLLM2))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**SMOLLM2 | {"num_hidden_layers": 6, "vocab_size": vocab}))
-    return model.eval().requires_grad_(False)
+    cut = {"num_hidden_layers": 6, "vocab_size": vocab} if shape == "six layers" else {}
+    config = AutoConfig.for_model("gpt2") if shape == "GPT-2" else AutoConfig.for_model("llama", **SMOLLM2 | cut)
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
 def random_ids(vocab: int, batch: int, length: int):
@@ -89,14 +85,19 @@ def interleaved(variants: dict, runs: int) -> pd.DataFrame:
     """Seconds of each variant, taking turns: median, fastest, slowest; a first round is not counted."""
     times = {name: [] for name in variants}
     with torch.no_grad():
-        for turn in range(runs + 1):
+        for _ in range(runs + 1):
             for name, run in variants.items():
                 start = time.perf_counter()
                 run()
-                if turn:
-                    times[name].append(time.perf_counter() - start)
-    rows = [(name, statistics.median(t), min(t), max(t)) for name, t in times.items()]
+                times[name].append(time.perf_counter() - start)
+    rows = [(name, statistics.median(t), min(t), max(t)) for name, (_, *t) in times.items()]
     return pd.DataFrame(rows, columns=["variant", "seconds", "fastest", "slowest"])
+
+
+def described(rows: pd.DataFrame, base, varied: str, shape: str, vocab: int, batch: int, length: int) -> pd.DataFrame:
+    """The rows with their ratio to `base`, seconds, and what they are measurements of."""
+    about = {"varied": varied, "shape": shape, "vocabulary": vocab, "batch": batch, "length": length}
+    return rows.assign(ratio=rows.seconds / base, **about)
 
 
 def peak_memory(variant: str, case: int) -> float:
@@ -113,10 +114,9 @@ def measure_case(number: int) -> pd.DataFrame:
     model = build(shape, vocab)
     ids = random_ids(model.config.vocab_size, batch, length)
     rows = interleaved({name: lambda run=VARIANTS[name]: run(model, ids) for name in names}, runs)
-    rows["ratio"] = rows.seconds / rows.seconds[names.index("bare forward")]
     rows["extra_mb"] = [memory.get(name, np.nan) - memory.get("trunk only", np.nan) for name in names]
-    about = {"varied": varied, "shape": shape, "vocabulary": model.config.vocab_size, "batch": batch, "length": length}
-    return rows.assign(**about)
+    base = rows.seconds[names.index("bare forward")]
+    return described(rows, base, varied, shape, model.config.vocab_size, batch, length)
 
 
 def measure_writing(tokens: int = 200, runs: int = 5) -> pd.DataFrame:
@@ -136,8 +136,7 @@ def measure_writing(tokens: int = 200, runs: int = 5) -> pd.DataFrame:
         assert len(list(stream(lm, "The capital", max_new_tokens=tokens))) == tokens
 
     rows = interleaved({"writing": without, "writing with energies": with_energies}, runs)
-    about = {"varied": "writing", "shape": "GPT-2", "vocabulary": 50257, "batch": 1, "length": tokens}
-    return rows.assign(ratio=rows.seconds / rows.seconds[0], **about)
+    return described(rows, rows.seconds[0], "writing", "GPT-2", 50257, 1, tokens)
 
 
 def measure_ragged(texts: int = 24, batch: int = 8, runs: int = 3) -> pd.DataFrame:
@@ -154,8 +153,7 @@ def measure_ragged(texts: int = 24, batch: int = 8, runs: int = 3) -> pd.DataFra
             token_energies(model(ids, attention_mask=mask, use_cache=False).logits.float(), ids)
 
     rows = interleaved({"naive, padded": naive, "score": lambda: score_windows(lm, jobs, batch)}, runs)
-    about = {"varied": "ragged", "shape": "SmolLM2", "vocabulary": 49152, "batch": batch, "length": int(lengths.sum())}
-    return rows.assign(ratio=rows.seconds / rows.seconds[0], **about)
+    return described(rows, rows.seconds[0], "ragged", "SmolLM2", 49152, batch, int(lengths.sum()))
 
 
 class Numbers:
@@ -208,8 +206,7 @@ def measure_sharing(runs: int = 5) -> pd.DataFrame:
         "writing": lambda: generate(lm, questions, **writing),
     }
     rows = interleaved(pairs, runs)
-    about = {"varied": "sharing", "shape": "SmolLM2", "vocabulary": 49152, "batch": 16, "length": 100}
-    return rows.assign(ratio=rows.seconds / np.repeat(rows.seconds[::2].to_numpy(), 2), **about)
+    return described(rows, np.repeat(rows.seconds[::2].to_numpy(), 2), "sharing", "SmolLM2", 49152, 16, 100)
 
 
 def measure_cluster(copies: int = 4, workers: int = 2) -> pd.DataFrame:
@@ -230,20 +227,21 @@ def measure_cluster(copies: int = 4, workers: int = 2) -> pd.DataFrame:
     many = many.sort_values(["key", "position"], ignore_index=True)
     np.testing.assert_allclose(many[[*TokenEnergies._fields]], one[[*TokenEnergies._fields]], rtol=0, atol=1e-3)
     rows = pd.DataFrame({"variant": ["one process", f"Ray, {workers} workers"], "seconds": np.diff(times)})
-    about = {"varied": "cluster", "shape": "almanac-llama", "vocabulary": lm.model.config.vocab_size, "batch": 64}
-    return rows.assign(ratio=rows.seconds / rows.seconds[0], length=len(one), **about)
+    return described(rows, rows.seconds[0], "cluster", "almanac-llama", lm.model.config.vocab_size, 64, len(one))
 
 
 PEAK = Path("/proc/self/clear_refs")  # Linux lets a process forget its peak: making a model takes more than running it
 
 
-def forget_peak() -> None:
+@torch.no_grad()
+def peak_of(variant: str, case: int) -> float:
+    """Peak resident memory of this process while one variant runs, in MB; where there is no `PEAK`, since its start."""
+    _, shape, vocab, batch, length, _ = CASES[case]
+    model = build(shape, vocab)
+    head_of(model)  # tried before anything is measured
     if PEAK.exists():
         PEAK.write_text("5")
-
-
-def peak() -> float:
-    """Peak resident memory since `forget_peak`, in MB; since the start of the process where there is no `PEAK`."""
+    VARIANTS[variant](model, random_ids(model.config.vocab_size, batch, length))
     if not PEAK.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -251,10 +249,10 @@ def peak() -> float:
 
 
 def machine() -> str:
-    name = platform.processor() or "processor"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    name = next(names, platform.processor() or "processor")
     memory = psutil.virtual_memory().total / 2**30
     return f"{name}, {torch.get_num_threads()} threads, {memory:.0f} GiB · {versions()} · float32"
 
@@ -265,19 +263,11 @@ def main() -> None:
     parser.add_argument("--case", type=int)
     asked = parser.parse_args()
     if asked.memory:
-        _, shape, vocab, batch, length, _ = CASES[asked.case]
-        model = build(shape, vocab)
-        with torch.no_grad():
-            head_of(model)  # tried before anything is measured
-            forget_peak()
-            VARIANTS[asked.memory](model, random_ids(model.config.vocab_size, batch, length))
-        print(peak())
-        return
-
+        return print(peak_of(asked.memory, asked.case))
     print(machine())
     tables = [measure_case(number) for number in tqdm(range(len(CASES)), desc="cases")]
-    for measure in tqdm([measure_writing, measure_ragged, measure_sharing, measure_cluster], desc="other measures"):
-        tables.append(measure())
+    others = [measure_writing, measure_ragged, measure_sharing, measure_cluster]
+    tables += [measure() for measure in tqdm(others, desc="other measures")]
     table = pd.concat(tables, ignore_index=True)
     order = ["varied", "shape", "vocabulary", "batch", "length", "variant"]
     table = table[[*order, "seconds", "fastest", "slowest", "ratio", "extra_mb"]]
