@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 os.environ["SPILLED_ENERGY_MODELS"] = "bundled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,6 +50,21 @@ def tiny(architecture: str, **options):
 @pytest.fixture(params=["gpt2", "llama"])
 def tiny_model(request):
     return tiny(request.param)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a screen; a test that asks for it is skipped where it or `playwright` is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs Chromium, for instance: apt-get install chromium")
+    flags = ["--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield running
+        running.close()
 
 
 def learned(tokenizer: Tokenizer, size: int, total: int, more=(), **options) -> Tokenizer:

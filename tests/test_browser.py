@@ -4,7 +4,6 @@ Needs Chromium and the Python package `playwright`, and is skipped where one of 
 """
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -28,22 +27,8 @@ CELLS = [
     return fig, f"{text} times {times:.0f}"
 
 widgets.explorer(draw, times=widgets.knob(0, 5, 1, 1), text=w.Text(value="tea", continuous_update=False))""",
-    """from IPython.display import HTML
-HTML(plots.token_html([" a long word"] * 60, range(60)))""",
+    "from IPython.display import HTML\nHTML(plots.token_html([' a long word'] * 60, range(60)))",
 ]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("needs Chromium, for instance: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,26 +8,23 @@ import pytest
 import torch
 
 from utils.page import checks
-from utils.page.checks import agree, check, exercise
+from utils.page.checks import agree, check, exercise, on_all
+
+Estimate = namedtuple("Estimate", "value low high")
 
 
 def said(capsys) -> str:
     return capsys.readouterr().out.strip()
 
 
-def test_a_check_passes_within_its_tolerance_and_fails_beyond(capsys):
-    check("close", 1.0, 1.0 + 0.9e-6, atol=1e-6)
-    assert said(capsys) == "✓ close (within 1e-06)"
-    check("far", 1.0, 1.0 + 1.1e-6, atol=1e-6)
-    assert said(capsys) == "✗ far (within 1e-06)"
-
-
-def test_a_check_prints_the_same_line_whatever_the_residual(capsys):
-    lines = []
-    for residual in (0.0, 1e-12, 3e-10):
-        check("the same", np.ones(3) + residual, np.ones(3))
-        lines.append(said(capsys))
-    assert len(set(lines)) == 1
+@pytest.mark.parametrize(
+    ("residual", "line"),
+    [(0, "✓ it (within 1e-06)"), (3e-10, "✓ it (within 1e-06)"), (0.9e-6, "✓ it (within 1e-06)"),
+     (1.1e-6, "✗ it (within 1e-06)")],
+)  # fmt: skip
+def test_a_check_passes_within_its_tolerance_and_prints_the_same_line_whatever_the_residual(residual, line, capsys):
+    check("it", np.ones(3) + residual, np.ones(3), atol=1e-6)
+    assert said(capsys) == line
 
 
 def test_a_claim_alone_must_be_true_everywhere(capsys):
@@ -71,42 +68,50 @@ def test_agreement_is_absolute_and_of_one_shape(a, b, same):
         (5, lambda value: "This is odd", "E: not yet. This is odd. Hint: look again"),
         (0.0, 0.0, "E: correct ✓"),  # zero and False are attempts
         (False, lambda value: value is False, "E: correct ✓"),
+        (Estimate(0.9, 0.8, 1.0).value, 0.9, "E: correct ✓"),
+        (Estimate(0.9, 0.8, 1.0), 0.9,
+         "E: not yet. This is a whole Estimate (value, low, high): return the part asked for. Hint: look again"),
     ],
-)
+)  # fmt: skip
 def test_an_exercise_says_one_of_three_things(answer, expected, line, capsys):
     exercise("E", lambda: answer, expected, hint="look again")
     assert said(capsys) == line
 
 
-@pytest.mark.parametrize("attempt", [lambda: 1 / 0, lambda: [][1], 2.0, None, lambda: undefined_name])  # noqa: F821
-def test_an_exercise_never_raises_and_names_the_error(attempt, capsys):
-    exercise("E", attempt, 2.0, hint="look again")
+@pytest.mark.parametrize(
+    ("attempt", "expected", "error"),
+    [
+        (lambda: 1 / 0, 2.0, "ZeroDivisionError"),
+        (lambda: [][1], 2.0, "IndexError"),
+        (lambda: undefined_name, 2.0, "NameError"),  # noqa: F821
+        (2.0, 2.0, "TypeError"),
+        (None, 2.0, "TypeError"),
+        (lambda: 3, lambda value: value[0] == 1, "TypeError"),  # the checker cannot read the attempt
+    ],
+)
+def test_an_exercise_never_raises_and_names_the_error(attempt, expected, error, capsys):
+    exercise("E", attempt, expected, hint="look again")
     line = said(capsys)
-    assert line.startswith("E: not yet. Your code stopped with ") and line.endswith("Hint: look again")
+    assert line.startswith(f"E: not yet. Your code stopped with {error}: ") and line.endswith("Hint: look again")
 
 
-def test_a_checker_that_cannot_read_the_attempt_does_not_raise(capsys):
-    exercise("E", lambda: 3, lambda value: value[0] == 1, hint="return a list")
-    assert "TypeError" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("hints", "line"),
+    [
+        (1, "Draw it. (Next hint: add hints=2.)"),
+        (2, "Draw it. Look at the left. (Next hint: add hints=3.)"),
+        (3, "Draw it. Look at the left. It is two."),
+        (4, "Draw it. Look at the left. It is two."),
+    ],
+)
+def test_hints_come_one_at_a_time(hints, line, capsys):
+    exercise("E", lambda: 3.0, 2.0, ["Draw it.", "Look at the left.", "It is two."], hints=hints)
+    assert said(capsys) == f"E: not yet. Hint: {line}"
 
 
-def test_an_estimate_in_place_of_its_value_is_told_from_a_wrong_number(capsys):
-    Estimate = namedtuple("Estimate", "value low high")
-    exercise("E", lambda: Estimate(0.9, 0.8, 1.0), 0.9, hint="orient it")
-    assert "This is a whole Estimate (value, low, high): return the part asked for." in said(capsys)
-    exercise("E", lambda: Estimate(0.9, 0.8, 1.0).value, 0.9, hint="orient it")
-    assert said(capsys) == "E: correct ✓"
-
-
-def test_hints_come_one_at_a_time(capsys):
-    steps = ["Draw it.", "Look at the left.", "It is two."]
-    lines = []
-    for hints in (1, 2, 3, 4):
-        exercise("E", lambda: 3.0, 2.0, steps, hints=hints)
-        lines.append(said(capsys).removeprefix("E: not yet. Hint: "))
-    assert lines[0] == "Draw it. (Next hint: add hints=2.)"
-    assert lines[1] == "Draw it. Look at the left. (Next hint: add hints=3.)"
-    assert lines[2] == lines[3] == "Draw it. Look at the left. It is two."
+def test_an_attempt_at_many_cases_is_a_list_or_not_an_attempt():
+    assert on_all(lambda a, b: a - b, [(3, 1), (1, 3)]) == [2, -2]
+    assert on_all(lambda a: None if a else 1, [(0,), (1,)]) is None
 
 
 def test_examples_in_docstrings_are_true():

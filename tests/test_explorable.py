@@ -6,12 +6,13 @@ The browser tests need Chromium and the Python package `playwright`, and are ski
 import json
 import math
 import re
-import shutil
 
+import nbconvert
 import nbformat
 import numpy as np
 import pytest
 import torch
+from pytest import approx
 
 from utils import gauge
 from utils.energy import log_partition, potentials, spilled_energy
@@ -19,8 +20,6 @@ from utils.page import explorable
 
 TOKENS = ["The", " sun", " </script><script>boom()</script>", " 🌞", "\n", " & <b>rain</b>"]
 NAMES = [*TOKENS, " snow", "<!--"]
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 def sentence():
@@ -80,12 +79,10 @@ PAGES = {
     "super": lambda: explorable.superimposition(stories(), "snow"),
     "tree": lambda: explorable.context_tree(tree()),
 }
+every_page = pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
 
 
-# --------------------------------------------------------------------------------------------- without a browser
-
-
-@pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
+@every_page
 def test_an_explorable_is_the_same_string_every_time_and_asks_nobody(make):
     page = make()
     assert page == make()
@@ -102,11 +99,10 @@ def test_tokens_are_inert_in_the_script_and_in_the_text_around_it():
 
 
 def test_other_numbers_have_another_key():
-    keys = {re.search(r'data-key="(\w+)"', page)[1] for page in (make() for make in PAGES.values())}
     other = numbers()
     other["logit"][0] += 1e-6
-    keys.add(re.search(r'data-key="(\w+)"', explorable.gauge_slider(other))[1])
-    assert len(keys) == 4
+    pages = [*(make() for make in PAGES.values()), explorable.gauge_slider(other)]
+    assert len({re.search(r'data-key="(\w+)"', page)[1] for page in pages}) == 4
 
 
 def test_numbers_of_a_sentence_are_those_of_the_energies_and_survive_json():
@@ -114,8 +110,8 @@ def test_numbers_of_a_sentence_are_those_of_the_energies_and_survive_json():
     found = json.loads(json.dumps(numbers()))
     assert found["tokens"] == TOKENS
     s = np.array(found["logit"]) - found["log_partition"][1:]
-    assert s == pytest.approx(spilled_energy(f, ids).numpy(), abs=1e-8)
-    assert found["mean_logit"] == pytest.approx(potentials(f).mean_logit.tolist(), abs=1e-8)
+    assert s == approx(spilled_energy(f, ids).numpy(), abs=1e-8)
+    assert found["mean_logit"] == approx(potentials(f).mean_logit.tolist(), abs=1e-8)
     for step, row in zip(found["candidates"], f[:-1], strict=True):
         assert [NAMES.index(name) for name, _ in step] == row.topk(4).indices.tolist()
 
@@ -123,11 +119,10 @@ def test_numbers_of_a_sentence_are_those_of_the_energies_and_survive_json():
 def test_a_tree_holds_the_likeliest_tokens_and_their_log_probabilities():
     nodes = tree()
     assert len(nodes) == 1 + 2 + 4 + 8 and nodes[()]["logprob"] == 0
-    for context in nodes:
-        if context:
-            log_p = tree_logits(context[:-1]).log_softmax(-1)
-            assert context[-1] in log_p.topk(2).indices
-            assert nodes[context]["logprob"] == pytest.approx(log_p[context[-1]].item(), abs=1e-12)
+    for context in filter(None, nodes):
+        log_p = tree_logits(context[:-1]).log_softmax(-1)
+        assert context[-1] in log_p.topk(2).indices
+        assert nodes[context]["logprob"] == approx(log_p[context[-1]].item(), abs=1e-12)
 
 
 def test_show_leaves_a_sentence_where_no_html_is_shown(monkeypatch):
@@ -157,21 +152,6 @@ def test_numbers_that_do_not_fit_are_refused_with_a_sentence(call, message):
         call()
 
 
-# ------------------------------------------------------------------------------------------------ in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("needs Chromium, for instance: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def visit(browser, tmp_path):
     """Open explorables as a stored page; at the end, nothing was said on the console and no request had left."""
@@ -197,11 +177,15 @@ def visit(browser, tmp_path):
     assert trouble == []
 
 
-def move(page, value: float, nth: int = 0) -> None:
-    """Put a slider to a value, as a hand does: the browser rounds it to the slider's step and tells the script."""
-    page.locator("input[type=range]").nth(nth).evaluate(
-        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
-    )
+def slider(page, nth: int = 0):
+    return page.locator("input[type=range]").nth(nth)
+
+
+def move(page, value, nth: int = 0) -> float:
+    """Put a slider to a value ("min" and "max" are its ends) as a hand does: the browser rounds it to the slider's
+    step and tells the script. The value it has come to."""
+    js = "(input, v) => { input.value = input[v] ?? v; input.dispatchEvent(new Event('input')); return input.value; }"
+    return float(slider(page, nth).evaluate(js, value))
 
 
 def read(page, selector: str, name: str) -> np.ndarray:
@@ -209,142 +193,120 @@ def read(page, selector: str, name: str) -> np.ndarray:
     return np.array([float(v) for v in page.locator(selector).evaluate_all(f"all => all.map(e => e.dataset.{name})")])
 
 
-def heights(page, selector: str) -> np.ndarray:
-    return np.array(page.locator(selector).evaluate_all("all => all.map(e => e.getBoundingClientRect().height)"))
+def boxes(page, selector: str, name: str) -> np.ndarray:
+    """A number of the bounding boxes of all elements that match."""
+    return np.array(page.locator(selector).evaluate_all(f"all => all.map(e => e.getBoundingClientRect().{name})"))
+
+
+def choose(page, nth: int = 0, **option) -> None:
+    page.locator("select").nth(nth).select_option(**option)
+
+
+def status(page) -> str:
+    return page.locator("[aria-live]").inner_text()
+
+
+def assert_moves(page) -> None:
+    before = read(page, ".card", "s")
+    move(page, 1.0)
+    assert (read(page, ".card", "s") != before).all()
 
 
 def test_the_gauge_slider_does_the_arithmetic_of_utils_energy_at_both_ends_and_moves_no_probability(visit):
     f, ids = sentence()
     page, h = visit(PAGES["gauge"]()), explorable.potentials_to_turn(numbers())
     p_true = f[:-1].softmax(-1).gather(-1, ids[1:, None]).squeeze(-1).numpy()
-    bars = heights(page, ".cup i")
+    bars = boxes(page, ".cup i", "height")
     for number, values in enumerate(h.values()):
-        page.locator("select").select_option(index=number)
+        choose(page, index=number)
         for turn in (-1.0, 0.36, 1.0):
             move(page, turn)
             shifted = gauge.shift(f, turn * torch.tensor(values, dtype=torch.float64))
-            assert read(page, ".card", "s") == pytest.approx(spilled_energy(shifted, ids).numpy(), abs=1e-6)
-            assert read(page, ".card", "p") == pytest.approx(p_true, abs=1e-6)
-            assert read(page, ".stage", "moved") < 1e-12
-            assert "No probability has moved" in page.locator("[aria-live]").inner_text()
-            assert (heights(page, ".cup i") == bars).all()
+            assert read(page, ".card", "s") == approx(spilled_energy(shifted, ids).numpy(), abs=1e-6)
+            assert read(page, ".card", "p") == approx(p_true, abs=1e-6)
+            assert read(page, ".stage", "moved") < 1e-12 and "No probability has moved" in status(page)
+            assert (boxes(page, ".cup i", "height") == bars).all()
 
 
 def test_the_named_places_of_the_gauge_slider_are_what_they_are_called(visit):
     f, ids = sentence()
     page = visit(PAGES["gauge"]())
-    known = {
-        "mean logit m(c)": gauge.center(f),
-        "log-partition V(c)": gauge.to_conditional(f),
-        "log p(c) − V(c)": gauge.to_joint(f, ids),
-    }
+    known = {"mean logit m(c)": gauge.center(f), "log-partition V(c)": gauge.to_conditional(f),
+             "log p(c) − V(c)": gauge.to_joint(f, ids)}  # fmt: skip
     for name, logits in known.items():
-        page.locator("select").select_option(label=name)
+        choose(page, label=name)
         page.locator(".row button").nth(1).click()
-        assert read(page, ".card", "s") == pytest.approx(spilled_energy(logits, ids).numpy(), abs=1e-6)
-        assert explorable.NAMED[name][1] in page.locator("[aria-live]").inner_text()
+        assert read(page, ".card", "s") == approx(spilled_energy(logits, ids).numpy(), abs=1e-6)
+        assert explorable.NAMED[name][1] in status(page)
     page.locator(".row button").nth(0).click()
-    assert read(page, ".card", "s") == pytest.approx(spilled_energy(f, ids).numpy(), abs=1e-6)
+    assert read(page, ".card", "s") == approx(spilled_energy(f, ids).numpy(), abs=1e-6)
 
 
 def test_bars_of_spill_are_as_long_as_their_numbers_and_on_the_right_side_of_zero(visit):
     page = visit(PAGES["gauge"]())
     move(page, 0.5)
-    s, bars = read(page, ".card", "s"), heights(page, ".well i")
-    assert bars / np.abs(s) == pytest.approx(np.full(len(s), (bars / np.abs(s)).mean()), rel=0.05)
-    bar, zero = (
-        np.array(page.locator(f".well {tag}").evaluate_all("all => all.map(e => e.getBoundingClientRect().y)"))
-        for tag in "iu"
-    )
-    assert ((bar < zero - 0.5) == (s > 0)).all()
+    s = read(page, ".card", "s")
+    scale = boxes(page, ".well i", "height") / np.abs(s)
+    assert scale == approx(np.full(len(s), scale.mean()), rel=0.05)
+    assert ((boxes(page, ".well i", "y") < boxes(page, ".well u", "y") - 0.5) == (s > 0)).all()
 
 
 def test_rivals_of_a_token_keep_their_probabilities_while_their_logits_move(visit):
     f, _ = sentence()
     page = visit(PAGES["gauge"]())
-    page.locator("select").select_option(label="log-partition V(c)")
+    choose(page, label="log-partition V(c)")
     for t in (0, 3):
         page.locator(".card").nth(t).click()
         move(page, 0.0)
         best = f[t].topk(4)
-        assert read(page, ".tray", "f") == pytest.approx(best.values.numpy(), abs=1e-6)
+        assert read(page, ".tray", "f") == approx(best.values.numpy(), abs=1e-6)
         move(page, -1.0)
         log_p = best.values - log_partition(f)[t]
-        assert read(page, ".tray", "f") == pytest.approx(log_p.numpy(), abs=1e-6)
-        assert read(page, ".tray", "p") == pytest.approx(log_p.exp().numpy(), abs=1e-6)
+        assert read(page, ".tray", "f") == approx(log_p.numpy(), abs=1e-6)
+        assert read(page, ".tray", "p") == approx(log_p.exp().numpy(), abs=1e-6)
         assert page.locator(".card").nth(t).get_attribute("aria-pressed") == "true"
 
 
-def choose(page, book: str, reading: int) -> None:
-    page.locator("select").nth(0).select_option(label=book)
-    page.locator("select").nth(1).select_option(index=reading)
+def choose_story(page, book: str, reading: int) -> None:
+    choose(page, 0, label=book)
+    choose(page, 1, index=reading)
 
 
 def test_one_constant_fits_the_joint_only_for_the_counter_and_two_fit_the_conditional_for_all(visit):
     page = visit(PAGES["super"]())
     for book, (model, _, _) in stories().items():
         spill = model[1] - model[2]
-        choose(page, book, 0)
-        page.get_by_text("put it where it fits best").click()
-        first, second = read(page, ".stage", "first")[0], read(page, ".stage", "second")[0]
-        assert first == pytest.approx(spill / 2, abs=1e-6) and second == pytest.approx(-spill / 2, abs=1e-6)
-        assert (page.locator(".lane.fits").count() == 4) == (book == "counter")
-        choose(page, book, 1)
-        page.get_by_text("put it where it fits best").click()
-        assert [*read(page, ".stage", "first"), *read(page, ".stage", "second")] == pytest.approx([0, 0], abs=1e-6)
-        assert page.locator(".lane.fits").count() == 4
+        for reading, left, fits in ((0, [spill / 2, -spill / 2], book == "counter"), (1, [0, 0], True)):
+            choose_story(page, book, reading)
+            page.get_by_text("put it where it fits best").click()
+            assert [*read(page, ".stage", "first"), *read(page, ".stage", "second")] == approx(left, abs=1e-6)
+            assert (page.locator(".lane.fits").count() == 4) == fits
 
 
 def test_sliding_all_four_never_changes_the_difference_of_what_is_left_over(visit):
     page = visit(PAGES["super"]())
     for book, (model, joint, _) in stories().items():
-        choose(page, book, 0)
-        slider, seen = page.locator("input[type=range]").first, []
+        choose_story(page, book, 0)
+        seen = []
         for end in ("min", "max"):
-            move(page, float(slider.get_attribute(end)))
-            shift = float(slider.input_value())
+            shift = move(page, end)
             seen.append(read(page, ".lane", "value"))
-            assert seen[-1] == pytest.approx(np.add(model, shift), abs=1e-6)
-            assert read(page, ".lane", "below") == pytest.approx(joint, abs=1e-6)
+            assert seen[-1] == approx(np.add(model, shift), abs=1e-6)
+            assert read(page, ".lane", "below") == approx(joint, abs=1e-6)
             left = read(page, ".stage", "first") - read(page, ".stage", "second")
-            assert left == pytest.approx(model[1] - model[2], abs=1e-6)
+            assert left == approx(model[1] - model[2], abs=1e-6)
         assert (np.abs(seen[1] - seen[0]) > 1).all()
 
 
 def test_two_sliders_move_a_factor_each_and_the_spill_is_still_named(visit):
     page = visit(PAGES["super"]())
-    choose(page, "doodler", 1)
-    model = stories()["doodler"][0]
-    move(page, -1.0, nth=1)
-    shift = float(page.locator("input[type=range]").nth(1).input_value())
-    assert shift == pytest.approx(-1, abs=0.01)
-    assert read(page, ".lane", "value") == pytest.approx(np.add(model, [0, 0, shift, shift]), abs=1e-6)
+    choose_story(page, "doodler", 1)
+    shift = move(page, -1.0, nth=1)
+    assert shift == approx(-1, abs=0.01)
+    assert read(page, ".lane", "value") == approx(np.add(stories()["doodler"][0], [0, 0, shift, shift]), abs=1e-6)
     assert "Term 1 − Term 2: −2.38 = −1.38 in the boxes, −1.00 in the sliders" in page.locator(".strip").inner_text()
-    choose(page, "doodler", 0)
-    assert not page.locator("input[type=range]").nth(1).is_visible()
-
-
-def test_the_tree_walks_through_the_four_gauges_with_the_spills_of_utils_energy(visit):
-    nodes, page = tree(), visit(PAGES["tree"]())
-    order = sorted(nodes, key=len)[1:]
-    widths = widths_of_branches(page)
-    assert (np.argsort(widths) == np.argsort([nodes[c]["logprob"] for c in order])).all()
-    log_p = {context: sum(nodes[context[:n]]["logprob"] for n in range(len(context) + 1)) for context in nodes}
-    gauges = [
-        lambda c: 0.0,
-        lambda c: -nodes[c]["mean_logit"],
-        lambda c: -nodes[c]["log_partition"],
-        lambda c: log_p[c] - nodes[c]["log_partition"],
-    ]
-    for place in (0, 0.25, 1, 2, 2.5, 3):
-        move(page, place)
-        k = min(int(place), 2)
-        g = {c: (1 - place + k) * gauges[k](c) + (place - k) * gauges[k + 1](c) for c in nodes}
-        s = [spill_of(context, g) for context in order]
-        assert read(page, ".branch", "s") == pytest.approx(s, abs=1e-6)
-        assert read(page, ".branch", "p") == pytest.approx([math.exp(nodes[c]["logprob"]) for c in order], abs=1e-6)
-        assert widths_of_branches(page) == pytest.approx(widths, abs=1e-9)
-    assert read(page, ".branch", "s") == pytest.approx(np.zeros(len(order)), abs=1e-6)  # the joint gauge
+    choose_story(page, "doodler", 0)
+    assert not slider(page, 1).is_visible()
 
 
 def widths_of_branches(page) -> np.ndarray:
@@ -357,21 +319,38 @@ def spill_of(context: tuple, g: dict) -> float:
     return spilled_energy(rows, torch.tensor([0, context[-1]])).item()
 
 
+def test_the_tree_walks_through_the_four_gauges_with_the_spills_of_utils_energy(visit):
+    nodes, page = tree(), visit(PAGES["tree"]())
+    order = sorted(nodes, key=len)[1:]
+    widths = widths_of_branches(page)
+    assert (np.argsort(widths) == np.argsort([nodes[c]["logprob"] for c in order])).all()
+    log_p = {context: sum(nodes[context[:n]]["logprob"] for n in range(len(context) + 1)) for context in nodes}
+    gauges = [lambda c: 0.0, lambda c: -nodes[c]["mean_logit"], lambda c: -nodes[c]["log_partition"],
+              lambda c: log_p[c] - nodes[c]["log_partition"]]  # fmt: skip
+    for place in (0, 0.25, 1, 2, 2.5, 3):
+        move(page, place)
+        k = min(int(place), 2)
+        g = {c: (1 - place + k) * gauges[k](c) + (place - k) * gauges[k + 1](c) for c in nodes}
+        assert read(page, ".branch", "s") == approx([spill_of(context, g) for context in order], abs=1e-6)
+        assert read(page, ".branch", "p") == approx([math.exp(nodes[c]["logprob"]) for c in order], abs=1e-6)
+        assert widths_of_branches(page) == approx(widths, abs=1e-9)
+    assert read(page, ".branch", "s") == approx(np.zeros(len(order)), abs=1e-6)  # the joint gauge
+
+
 def test_a_walk_to_any_leaf_adds_up_to_log_p_and_two_potentials_in_every_gauge(visit):
     nodes, page = tree(), visit(PAGES["tree"]())
     leaves = sorted((c for c in nodes if len(c) == 3), key=list(nodes).index)
-    dots = page.locator(".knot circle")
     for place in (0, 1.5, 3):
         move(page, place)
         for number in (0, 5, len(leaves) - 1):
-            dots.nth(list(nodes).index(leaves[number])).click()
+            page.locator(".knot circle").nth(list(nodes).index(leaves[number])).click()
             assert page.locator("select").input_value() == str(number)
             total, walk = read(page, ".stage", "total")[0], read(page, ".stage", "walk")[0]
-            assert total == pytest.approx(walk, abs=1e-6)
+            assert total == approx(walk, abs=1e-6)
             if place == 0:
                 s = sum(spill_of(leaves[number][:n], dict.fromkeys(nodes, 0.0)) for n in (1, 2, 3))
-                assert total == pytest.approx(s, abs=1e-6)
-    page.locator("select").select_option(index=2)
+                assert total == approx(s, abs=1e-6)
+    choose(page, index=2)
     assert page.locator(".branch.on").count() == 3
 
 
@@ -389,18 +368,16 @@ def test_a_button_glides_to_its_gauge_and_jumps_for_those_who_want_no_motion(vis
     assert any(0 < place < 3 for place in lively.evaluate("seen"))
 
 
-@pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
+@every_page
 def test_a_keyboard_is_enough_even_where_the_page_wants_the_keys_for_itself(visit, make):
     page = visit(make())
     page.evaluate("addEventListener('keydown', event => event.key.startsWith('Arrow') && event.preventDefault())")
     assert page.locator(".stage").get_attribute("data-lm-suppress-shortcuts") == "true"  # how one tells JupyterLab
-    page.locator("input[type=range]").first.focus()
-    before = page.locator("[aria-live]").inner_text()
-    value = float(page.locator("input[type=range]").first.input_value())
+    slider(page).focus()
+    before, value = status(page), float(slider(page).input_value())
     for _ in range(20):
         page.keyboard.press("ArrowRight" if "gauge" in page.locator(".slide span").first.inner_text() else "ArrowLeft")
-    assert abs(float(page.locator("input[type=range]").first.input_value()) - value) > 0.05
-    assert page.locator("[aria-live]").inner_text() != before
+    assert abs(float(slider(page).input_value()) - value) > 0.05 and status(page) != before
     page.keyboard.press("Tab")
     assert page.evaluate("['BUTTON', 'SELECT'].includes(document.activeElement.tagName)")
 
@@ -414,56 +391,39 @@ def test_hostile_tokens_are_shown_as_text_and_run_nothing(visit):
 
 def test_two_copies_on_one_page_are_independent_and_each_gets_its_own_drawing(visit):
     page = visit(*[make() for make in PAGES.values()], PAGES["gauge"]())
-    assert page.locator(".stage").count() == 4
-    copies = page.locator(".explorable:has(.card)")
+    assert page.locator(".stage").count() == 4 and page.locator(".explorable:has(.card)").count() == 2
     before = read(page, ".explorable:nth-of-type(4) .card", "s")
-    assert copies.count() == 2 and len(before) == len(TOKENS)
+    assert len(before) == len(TOKENS)
     move(page, 1.0)
     assert (read(page, ".explorable:nth-of-type(4) .card", "s") == before).all()
     assert (read(page, ".explorable:nth-of-type(1) .card", "s") != before).all()
 
 
-def test_the_script_finds_its_element_when_a_front_end_copies_it_in_later(visit):
-    """JupyterLab puts the HTML in first, where scripts are dead, and then replaces each script by a copy that runs."""
+FRONT_ENDS = {  # each puts the HTML in first, where scripts are dead, and then
+    "replaces each script by a copy that runs, as JupyterLab": """script => {
+        const copy = document.createElement('script');
+        copy.textContent = script.textContent;
+        script.replaceWith(copy); }""",
+    "runs each script without telling it its element": "script => (0, eval)(script.textContent)",
+}
+
+
+@pytest.mark.parametrize("revive", FRONT_ENDS.values(), ids=FRONT_ENDS)
+def test_the_script_finds_an_element_of_its_own_when_a_front_end_runs_it_later(visit, revive):
     page = visit("<main></main>")
-    page.evaluate(
-        """html => {
-          const host = document.querySelector('main');
-          host.innerHTML = html;
-          host.querySelectorAll('script').forEach(old => {
-            const copy = document.createElement('script');
-            copy.textContent = old.textContent;
-            old.replaceWith(copy);
-          });
-        }""",
-        PAGES["gauge"]() + PAGES["gauge"](),
-    )
+    js = f"""html => {{ document.querySelector('main').innerHTML = html;
+                        document.querySelectorAll('script').forEach({revive}); }}"""
+    page.evaluate(js, PAGES["gauge"]() * 2)
     assert page.locator(".explorable > .stage").count() == 2 and page.locator(".still").count() == 0
 
 
-def test_the_script_finds_a_free_element_where_a_front_end_does_not_tell_it_its_own(visit):
-    page = visit("<main></main>")
-    page.evaluate(
-        """html => {
-          document.querySelector('main').innerHTML = html;
-          document.querySelectorAll('script').forEach(script => (0, eval)(script.textContent));
-        }""",
-        PAGES["gauge"]() + PAGES["gauge"](),
-    )
-    assert page.locator(".explorable > .stage").count() == 2
-
-
 def test_a_page_saved_after_it_has_moved_still_moves(visit):
-    saved = visit(PAGES["gauge"](), PAGES["tree"]()).content()
-    page = visit(document=saved)
+    page = visit(document=visit(PAGES["gauge"](), PAGES["tree"]()).content())
     assert page.locator(".explorable > .stage").count() == 2
-    before = read(page, ".card", "s")
-    move(page, 1.0)
-    assert (read(page, ".card", "s") != before).all()
+    assert_moves(page)
 
 
 def test_it_moves_in_a_page_that_nbconvert_made_from_a_stored_notebook(visit):
-    nbconvert = pytest.importorskip("nbconvert")
     v4 = nbformat.v4
     outputs = [v4.new_output("display_data", {"text/html": make(), "text/plain": "-"}) for make in PAGES.values()]
     notebook = v4.new_notebook(cells=[v4.new_code_cell("show()", outputs=outputs, execution_count=1)])
@@ -471,47 +431,45 @@ def test_it_moves_in_a_page_that_nbconvert_made_from_a_stored_notebook(visit):
     document, _ = nbconvert.HTMLExporter(template_name="basic").from_notebook_node(notebook)
     page = visit(document='<!doctype html><meta charset="utf-8"><body>' + document)
     assert page.locator(".stage").count() == 3
-    before = read(page, ".card", "s")
-    move(page, 1.0)
-    assert (read(page, ".card", "s") != before).all()
+    assert_moves(page)
 
 
-@pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
+@every_page
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])
 def test_nothing_sticks_out_of_the_page(visit, make, width):
     page = visit(make(), width=width)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    stage = page.locator(".stage").bounding_box()
-    for end in ("min", "max"):
-        move(page, float(page.locator("input[type=range]").first.get_attribute(end)))
-        boxes = page.locator(".stage button, .stage select, .grey, .hollow, .stage p, .knot circle, .tray")
-        for box in boxes.evaluate_all("all => all.map(e => e.getBoundingClientRect()).map(b => [b.left, b.right])"):
-            assert box[0] >= stage["x"] - 1 and box[1] <= stage["x"] + stage["width"] + 1
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    parts = ".stage button, .stage select, .grey, .hollow, .stage p, .knot circle, .tray"
+    for end in (None, "min", "max"):
+        if end:
+            move(page, end)
+            assert boxes(page, parts, "left").min() >= boxes(page, ".stage", "left") - 1
+            assert boxes(page, parts, "right").max() <= boxes(page, ".stage", "right") + 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def luminance(rgb) -> float:
-    """Relative luminance of an sRGB colour, 0 … 255 each (WCAG 2)."""
-    v = np.array(rgb) / 255
-    return float(np.dot([0.2126, 0.7152, 0.0722], np.where(v < 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)))
+def contrast(a: str, b: str) -> float:
+    """Contrast of two CSS colours `rgb(…)` (WCAG 2)."""
+
+    def luminance(css: str) -> float:
+        v = np.array([float(number) for number in re.findall(r"[\d.]+", css)[:3]]) / 255
+        return float(np.dot([0.2126, 0.7152, 0.0722], np.where(v < 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)))
+
+    low, high = sorted([luminance(a), luminance(b)])
+    return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_controls_and_bars_stand_out_from_light_and_dark_pages(visit, make, scheme):
+@every_page
+@pytest.mark.parametrize(("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(17, 17, 17)")])
+def test_words_controls_and_bars_stand_out_from_light_and_dark_pages(visit, make, scheme, ground):
     page = visit(make(), color_scheme=scheme)
-    ground = {"light": (255, 255, 255), "dark": (17, 17, 17)}[scheme]
     assert page.locator(".stage").evaluate("e => e.style.colorScheme") == scheme
 
-    def contrast(selector: str, kind: str, against=None) -> float:
-        found = page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{kind}")
-        a, b = luminance([float(v) for v in re.findall(r"[\d.]+", found)[:3]]), luminance(against or ground)
-        return (max(a, b) + 0.05) / (min(a, b) + 0.05)
+    def color(selector: str, kind: str) -> str:
+        return page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{kind}")
 
-    assert contrast(".stage p", "color") > 7
+    assert contrast(color(".stage p", "color"), ground) > 7
+    assert contrast(color("select", "color"), color("select", "backgroundColor")) > 7
     for selector, kind in ((".above", "backgroundColor"), (".below", "backgroundColor"), (".prob", "backgroundColor"),
                            (".branch.on", "stroke"), (".grey", "backgroundColor"), ("svg text", "fill")):  # fmt: skip
         if page.locator(selector).count():
-            assert contrast(selector, kind) > (2.3 if selector == ".grey" else 3)
-    paper = page.locator("select").first.evaluate("e => getComputedStyle(e).backgroundColor")
-    assert contrast("select", "color", [float(v) for v in re.findall(r"[\d.]+", paper)[:3]]) > 7
+            assert contrast(color(selector, kind), ground) > (2.3 if selector == ".grey" else 3)

@@ -31,11 +31,9 @@ def test_every_column_can_be_shown_in_every_gauge(lm, box):
 
 
 def test_the_other_sign_turns_spills_around_and_nothing_else(box):
-    pictures = [box.picture.value]
-    before = box.sentence.value
+    picture, said = box.picture.value, box.sentence.value
     box.controls["sign"].value = "Δ = V − f"
-    pictures.append(box.picture.value)
-    assert pictures[0] != pictures[1] and box.sentence.value != before
+    assert box.picture.value != picture and box.sentence.value != said
     box.controls["column"].value = "logprob"
     said = box.sentence.value
     box.controls["sign"].value = "s = f − V"

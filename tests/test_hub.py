@@ -15,7 +15,8 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from utils import ROOT, hub
+from utils import ROOT
+from utils.fetch import hub
 from utils.load import MODELS, PINNED, load_lm
 
 HUB_ID, REVISION, STAND_IN = PINNED["gpt2"]

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from utils.page import plots
 
@@ -21,13 +22,24 @@ LEVELS = pd.DataFrame(
      for i in range(3) for variant in ("trunk only", "bare forward", "score", "naive")],
     columns=["varied", "length", "vocabulary", "batch", "variant", "ratio", "extra_mb"],
 )  # fmt: skip
+BOOK = {
+    "counter": {("sun",): [3, 2], ("sun", "snow"): [1, 7]},
+    "rater": {("sun",): [0.6, 0.4], ("sun", "snow"): [0.5, 0.5]},
+}
 ROWS = {"first": {"a": (0.5, 0.4, 0.6), "b": (0.7, 0.6, 0.8)}, "second": {"a": (0.2, 0.1, 0.3)}}
+
+STEPS = {(): 0.0, (1,): -0.5, (2,): -1.5, (1, 3): -0.1}  # log p of the last token of each context
+TREE = {c: {"token": f" t{c[-1]}" if c else "", "logprob": p, "log_partition": 20 + len(c)} for c, p in STEPS.items()}
+LIFTS = {"as trained": dict.fromkeys(TREE, 0.0), "lifted": dict(zip(TREE, (3.0, -4.0, 1.0, 7.0), strict=True))}
 
 FIGURES = {
     "heat_map": lambda: plots.heat_map({"one": (TOKENS, VALUES), "two": (TOKENS[:2], VALUES[:2])}),
     "three_term_bars": lambda: plots.three_term_bars(TOKENS, VALUES, VALUES, VALUES),
+    "three_term_bars, of tensors": lambda: plots.three_term_bars(TOKENS, *torch.ones(3, 5).double()),
     "token_dots": lambda: plots.token_dots(TOKENS, {"raw": VALUES, "centred": -VALUES}),
+    "context_tree": lambda: plots.context_tree(TREE, LIFTS),
     "superimposition": lambda: plots.superimposition({"book": np.log([6, 2, 2, 1])}, *np.log([[0.5] * 4, [1] * 4])),
+    "pages": lambda: plots.pages(BOOK, ("sun", "snow"), "snow"),
     "potential_scatter": lambda: plots.potential_scatter(np.tile(X, 2), np.tile(2 * X, 2), [1] * 4 + [3] * 4),
     "gauge_scatter": lambda: plots.gauge_scatter({"g": X, "g'": 2 * X}, X + 1, X > 1),
     "coefficient_paths": lambda: plots.coefficient_paths(
@@ -48,8 +60,26 @@ def test_every_figure_draws_names_its_axes_and_leaves_the_settings_alone(name):
     before = dict(mpl.rcParams)
     figure = FIGURES[name]()
     figure.canvas.draw()
-    assert any(ax.get_xlabel() or ax.get_ylabel() for ax in figure.axes)
+    assert any(ax.get_xlabel() or ax.get_ylabel() or not len(ax.get_xticks()) for ax in figure.axes)
     assert dict(mpl.rcParams) == before
+
+
+def test_open_pages_mark_the_number_of_the_token_and_the_total_of_the_page_it_leads_to():
+    for ax, two in zip(plots.pages(BOOK, ("sun", "snow"), "snow").axes, BOOK.values(), strict=True):
+        first, second = two.values()
+        marked = [text.get_text() for text in ax.texts if text.get_color() == "white"]
+        assert marked == [str(first[1]), str(sum(second))]
+        assert ax.get_title(loc="left").endswith(f"= {np.log(first[1] / sum(second)):.2f}".replace("-", "−"))
+
+
+def test_over_the_joint_only_a_book_without_spill_fits_and_over_the_conditional_every_book():
+    books = {"counter": np.log([6, 2, 2, 1]), "doodler": np.log([6, 2, 4, 2])}
+    figure = plots.superimposition(books, np.log([1, 1 / 3, 1 / 3, 1 / 6]), np.log([1, 1 / 3, 1, 1 / 2]))
+    heads = [ax.get_title(loc="left").split("\n") for ax in figure.axes]
+    assert [head[0] for head in heads[:2]] == ["OVER THE JOINT", "OVER THE CONDITIONAL"]
+    fits, each = "one constant fits", "a constant for each factor fits"
+    expected = [fits, each, "no single constant fits", each]
+    assert [head[-1].split(": ")[1] for head in heads] == expected
 
 
 def test_a_name_keeps_its_look_in_every_panel_and_stands_in_the_legend_once():
@@ -60,6 +90,15 @@ def test_a_name_keeps_its_look_in_every_panel_and_stands_in_the_legend_once():
     assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["a", "b", "c"]
     apart = plots.curves({"one": {"a": (X, X)}, "two": {"b": (X, X)}}, "x", ["y", "z"])
     assert [[text.get_text() for text in ax.get_legend().get_texts()] for ax in apart.axes] == [["a"], ["b"]]
+
+
+def test_three_terms_stack_to_their_sum_as_arrays_and_as_tensors():
+    parts = [VALUES, -2 * VALUES, 0.5 * VALUES]
+    for terms in (parts, [torch.tensor(part) for part in parts]):
+        ax = plots.three_term_bars(TOKENS, *terms).axes[0]
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), -0.5 * VALUES)  # no Term 1, no dot
+        heights = [[bar.get_height() for bar in bars] for bars in ax.containers]
+        np.testing.assert_allclose(heights, np.nan_to_num(parts))
 
 
 def test_right_and_wrong_have_the_same_colours_everywhere():
@@ -100,3 +139,15 @@ def test_tokens_wrap_and_cannot_escape():
 
 def test_examples_in_docstrings_are_true():
     assert doctest.testmod(plots) == (0, 2)
+
+
+def test_a_gauge_moves_the_spills_of_the_tree_and_leaves_the_widths_of_its_branches():
+    rows = plots.context_tree(TREE, LIFTS).axes
+    widths, spills = [], []
+    for ax in rows:
+        widths.append([a.arrow_patch.get_linewidth() for a in ax.texts if a.arrow_patch])
+        spills.append([float(a.get_text()) for a in ax.texts if a.get_fontweight() == "bold"])
+    assert widths[0] == widths[1] and np.allclose(widths[0], [1 + 12 * np.exp(STEPS[c]) for c in list(TREE)[1:]])
+    for g, shown in zip(LIFTS.values(), spills, strict=True):
+        V = {c: node["log_partition"] + g[c] for c, node in TREE.items()}
+        assert np.allclose(shown, [STEPS[c] + V[c[:-1]] - V[c] for c in list(TREE)[1:]], atol=0.051)

@@ -25,7 +25,7 @@ def test_tables_and_prefixes_are_read_by_their_name_and_another_name_is_refused(
     with pytest.raises(ValueError, match="no record is named 'gpt2'; there are almanac-gpt2, almanac-llama, bench"):
         recorded("gpt2")
     monkeypatch.setattr(records, "FOLDER", tmp_path)
-    pd.DataFrame({"x": [1, 2]}).to_parquet(tmp_path / "rows.parquet")
+    pd.DataFrame({"x": [1, 2]}).to_csv(tmp_path / "rows.csv", index=False)
     assert recorded("rows").x.tolist() == [1, 2]
 
 

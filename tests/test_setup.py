@@ -14,7 +14,8 @@ import yaml
 from utils import DATA, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PACKAGES = {"IPython": "ipython", "jupyter_client": "jupyter-client", "PIL": "pillow", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
+PACKAGES = {"IPython": "ipython", "jupyter_client": "jupyter-client",
+            "PIL": "pillow", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
             "yaml": "pyyaml"}  # fmt: skip
 
 

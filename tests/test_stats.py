@@ -134,6 +134,16 @@ def test_exactly_95_percent_is_enough(n):
     assert stats.fpr95(score, wrong, np.arange(2 * n), resamples=20).value == 1
 
 
+def test_the_interval_of_a_mean_covers_it_and_takes_columns_apart():
+    texts = np.random.default_rng(0).normal([3.0, -1.0], [1.0, 5.0], size=(1000, 80, 2))  # texts: the middle axis
+    found = [stats.mean_interval(pd.DataFrame(sample, columns=["a", "b"])) for sample in texts]
+    for column, true in (("a", 3.0), ("b", -1.0)):
+        inside = np.mean([low[column] < true < high[column] for _, low, high in found])
+        assert 0.93 < inside < 0.96
+    mean, low, high = stats.mean_interval(pd.Series([1.0, 3.0]))
+    assert (mean, low, high) == pytest.approx((2.0, 0.04, 3.96))
+
+
 def test_comparing_columns_gives_the_single_results():
     scores, wrong, cluster = answers(np.random.default_rng(11), true=(0.9, 0.7))
     frame = pd.DataFrame(scores, columns=["a", "b"])

@@ -12,6 +12,8 @@ from utils.load import load_lm
 from utils.workshop.card import excess_loss
 from utils.workshop.train import RECIPES, Recorder, build_model, document_batch, loss_of, train
 
+shipped = pytest.mark.parametrize("name", ["almanac-gpt2", "almanac-llama"])
+
 
 @pytest.fixture(scope="module")
 def almanac():
@@ -30,34 +32,31 @@ def test_a_200_step_run_reproduces_bit_for_bit_from_its_seed_on_one_thread(archi
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+def losses(almanac, name):
+    """The loss of the untrained model of a recipe, as a function of ids [B, T]."""
+    model = build_model(RECIPES[name], almanac)
+    return lambda ids: loss_of(model, ids, almanac.pad, RECIPES[name]).item()
+
+
 def test_pads_are_neither_read_nor_paid_for(almanac):
-    recipe = RECIPES["small-llama-1"]
-    model = build_model(recipe, almanac)
-    row = torch.tensor([almanac.ids[0]])
+    loss, row = losses(almanac, "small-llama-1"), torch.tensor([almanac.ids[0]])
     padded = torch.nn.functional.pad(row, (0, 5), value=almanac.pad)
-    assert loss_of(model, padded, almanac.pad, recipe).item() == pytest.approx(
-        loss_of(model, row, almanac.pad, recipe).item(), rel=1e-5
-    )
+    assert loss(padded) == pytest.approx(loss(row), rel=1e-5)
 
 
 def test_the_loss_is_a_sum_over_tokens_so_a_prefix_weighs_what_it_is_worth(almanac):
     """Two documents cost what they cost alone: no document is divided by its own length."""
-    recipe = RECIPES["small-llama-1"]
-    model = build_model(recipe, almanac)
-    rows = sorted(almanac.ids[::9000], key=len)
-    alone = sum(loss_of(model, torch.tensor([r]), almanac.pad, recipe).item() for r in rows)
-    together = torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], True, almanac.pad)
-    assert loss_of(model, together, almanac.pad, recipe).item() == pytest.approx(alone, rel=1e-5)
+    loss, rows = losses(almanac, "small-llama-1"), [torch.tensor(r) for r in sorted(almanac.ids[::9000], key=len)]
+    together = torch.nn.utils.rnn.pad_sequence(rows, True, almanac.pad)
+    assert loss(together) == pytest.approx(sum(loss(row[None]) for row in rows), rel=1e-5)
 
 
 def test_a_step_draws_whole_documents_and_no_two_steps_draw_the_same(almanac):
     recipe = RECIPES["almanac-gpt2"]
     batches = [document_batch(almanac, recipe, step) for step in (0, 0, 1)]
     flat = [[row[row != almanac.pad].tolist() for group in b for row in group] for b in batches]
-    assert flat[0] == flat[1] != flat[2]
-    assert len(flat[0]) == recipe.batch
-    known = {tuple(ids) for ids in almanac.ids}
-    assert all(tuple(row) in known for row in flat[0])
+    assert flat[0] == flat[1] != flat[2] and len(flat[0]) == recipe.batch
+    assert {tuple(row) for row in flat[0]} <= {tuple(ids) for ids in almanac.ids}
 
 
 def test_the_z_loss_adds_its_weight_times_the_squared_log_partition(almanac):
@@ -69,7 +68,7 @@ def test_the_z_loss_adds_its_weight_times_the_squared_log_partition(almanac):
     assert extra.item() == pytest.approx((recipe.z_loss * v.square().sum()).item() / (recipe.batch * 12.9), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["almanac-gpt2", "almanac-llama"])
+@shipped
 def test_shipped_models_reproduce_their_recorded_measurements(almanac, name):
     """The last record of training, re-measured on every 25th prefix with the weights in the repository."""
     recorded = np.load(DATA / "recorded" / f"{name}.npz")
@@ -82,7 +81,7 @@ def test_shipped_models_reproduce_their_recorded_measurements(almanac, name):
         np.testing.assert_allclose(measured, recorded[column][-1][keep], atol=1e-3, err_msg=column)
 
 
-@pytest.mark.parametrize("name", ["almanac-gpt2", "almanac-llama"])
+@shipped
 def test_bundled_models_come_close_to_the_exact_entropy(almanac, name):
     """Excess cross-entropy over the exact entropy, on 1,500 fresh documents: the data card's claim."""
     assert 0 < excess_loss(load_lm(name), almanac, 1500) < 0.05

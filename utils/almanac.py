@@ -50,26 +50,18 @@ class Almanac:
         self.documents = read_documents() if documents is None else documents
         encoded = self.tokenizer.encode_batch(list(self.documents.text))
         self.ids = [[self.bos, *e.ids, self.eos] for e in encoded]
-        self._build_trie()
-
-    def _build_trie(self) -> None:
         self.children: list[dict[int, int]] = [{}]
-        mass = [[0.0, 0.0]]
-        laws = self.documents[["p_train", "p_world"]].to_numpy()
-        for ids, (p_train, p_world) in zip(self.ids, laws, strict=True):
+        mass = [0.0]
+        for ids, p in zip(self.ids, self.documents[f"p_{self.law}"], strict=True):
             node = 0
+            mass[0] += p
             for token in ids[1:]:
-                mass[node][0] += p_train
-                mass[node][1] += p_world
-                child = self.children[node].get(token)
-                if child is None:
-                    child = self.children[node][token] = len(self.children)
+                node = self.children[node].setdefault(token, len(self.children))
+                if node == len(self.children):  # a new one
                     self.children.append({})
-                    mass.append([0.0, 0.0])
-                node = child
-            mass[node][0] += p_train
-            mass[node][1] += p_world
-        self.mass = np.array(mass)[:, LAWS.index(self.law)]
+                    mass.append(0.0)
+                mass[node] += p
+        self.mass = np.array(mass)
 
     def encode(self, text: str, whole: bool = False) -> list[int]:
         """Token ids of `text` behind a BOS, and before an EOS if it is a `whole` document."""
@@ -107,30 +99,6 @@ class Almanac:
         for token, child in self.children[node].items():
             q[token] = self.mass[child] / self.mass[node]
         return q
-
-    def branching(self, ids) -> int:
-        """`k(c)`: how many tokens can follow the prefix."""
-        return int((self.next_token(ids) > 0).sum())
-
-    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Indices of `n` documents drawn independently from the law."""
-        cumulative = np.cumsum(self.documents[f"p_{self.law}"].to_numpy())
-        return np.searchsorted(cumulative / cumulative[-1], rng.random(n), side="right")
-
-    def entropy_per_token(self) -> float:
-        """The exact entropy of a document over its expected length in predicted tokens: the least possible loss."""
-        p = self.documents[f"p_{self.law}"].to_numpy()
-        lengths = np.array([len(ids) - 1 for ids in self.ids])
-        seen = p > 0
-        return float(-(p[seen] * np.log(p[seen])).sum() / (p * lengths).sum())
-
-    def live_tokens(self) -> np.ndarray:
-        """Ids of the live tokens: those that some document of positive probability asks the model to predict."""
-        seen = self.documents[f"p_{self.law}"].to_numpy() > 0
-        return np.unique(np.concatenate([ids[1:] for ids, s in zip(self.ids, seen, strict=True) if s]))
-
-
-# The recorded prefixes, with what is exactly known of them
 
 
 def contexts(almanac: Almanac) -> pd.DataFrame:

@@ -36,13 +36,9 @@ class Past(NamedTuple):
 
 @torch.no_grad()
 def score_ids(
-    model,
-    ids: Tensor,
-    attention_mask: Tensor | None = None,
-    chunk_size: int | None = None,
-    past: Past | None = None,
-    head: Head | None = None,
-) -> TokenEnergies:
+    model, ids: Tensor, attention_mask: Tensor | None = None, chunk_size: int | None = None,
+    past: Past | None = None, head: Head | None = None,
+) -> TokenEnergies:  # fmt: skip
     """Energies of token ids [B, T] under `model`; every field is float64 [B, T], in nats.
 
     `attention_mask` [B, T] is 1 at real tokens and may pad on either side, or both; fields are NaN at pads, and

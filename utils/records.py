@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,17 +15,29 @@ FOLDER = DATA / "recorded"
 
 
 def recorded(name: str) -> dict[str, np.ndarray] | dict[str, Tensor] | pd.DataFrame:
-    """The record of that name: arrays (.npz), tensors (.safetensors) or a table (.parquet, .csv), read anew.
+    """The record of that name: arrays (.npz), tensors (.safetensors) or a table (.csv), read anew.
 
-    A training run has `steps` [S], and `V`, `m`, `K`, `m_live`, `kl` [S, 5000] in nats, float64. Tensors are checked
-    against the SHA-256 in the `card` beside them. ValueError on an unknown name or an altered tensor.
+    A training run has `steps` [S], and `V`, `m`, `K`, `m_live`, `kl` [S, 5000] in nats, float64. ValueError on an
+    unknown name, or a tensor whose SHA-256 is not the one in the `card` beside it.
     """
-    csv = partial(pd.read_csv, comment="#")
-    read = {".npz": arrays, ".safetensors": tensors, ".parquet": pd.read_parquet, ".csv": csv}
-    found = {path.stem: path for path in sorted(FOLDER.glob("*")) if path.suffix in read}
+    found = {path.stem: path for path in sorted(FOLDER.glob("*")) if path.suffix in (".npz", ".safetensors", ".csv")}
     if name not in found:
         raise ValueError(f"no record is named {name!r}; there are {', '.join(found) or 'none'}")
-    return read[found[name].suffix](found[name])
+    if found[name].suffix == ".csv":
+        return pd.read_csv(found[name], comment="#")
+    if found[name].suffix == ".safetensors":
+        tensors, expected = load_file(found[name]), card(name)["sha256"]
+        for key, tensor in tensors.items():
+            if fingerprint(tensor) != expected.get(key):
+                raise ValueError(f"{name}: {key} is not what was recorded; fetch the file again")
+        return tensors
+    with np.load(found[name]) as stored:
+        run = dict(stored)
+    if "log_partition" in run:  # of a training run
+        run |= {"V": run.pop("log_partition"), "m": run.pop("mean_logit"), "m_live": run.pop("mean_logit_live")}
+        run |= {key: run[key].astype(float) for key in run if key != "steps"}
+        run["K"] = run["V"] - run["m"] - np.log(VOCAB_SIZE)
+    return run
 
 
 def card(name: str) -> dict:
@@ -37,21 +48,3 @@ def card(name: str) -> dict:
 def fingerprint(tensor: Tensor) -> str:
     """SHA-256 of a tensor's values."""
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-
-
-def arrays(path) -> dict[str, np.ndarray]:
-    with np.load(path) as stored:
-        run = dict(stored)
-    if "log_partition" in run:  # of a training run
-        run |= {"V": run.pop("log_partition"), "m": run.pop("mean_logit"), "m_live": run.pop("mean_logit_live")}
-        run |= {key: run[key].astype(float) for key in run if key != "steps"}
-        run["K"] = run["V"] - run["m"] - np.log(VOCAB_SIZE)
-    return run
-
-
-def tensors(path) -> dict[str, Tensor]:
-    stored, expected = load_file(path), card(path.stem)["sha256"]
-    for name, tensor in stored.items():
-        if fingerprint(tensor) != expected.get(name):
-            raise ValueError(f"{path.stem}: {name} is not what was recorded; fetch the file again")
-    return stored

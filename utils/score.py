@@ -19,14 +19,9 @@ from .reading import Past, common_prefix, energies_of, keeps_all, pad, read_left
 
 
 def score(
-    lm: LM | tuple,
-    texts: Sequence[str],
-    batch_size: int = 16,
-    chunk_size: int | None = None,
-    progress: bool = False,
-    bos: str | bool = "auto",
-    too_long: str = "refuse",
-) -> pd.DataFrame:
+    lm: LM | tuple, texts: Sequence[str], batch_size: int = 16, chunk_size: int | None = None,
+    progress: bool = False, bos: str | bool = "auto", too_long: str = "refuse",
+) -> pd.DataFrame:  # fmt: skip
     """Score texts: a tidy table with one row per token, in the order of the texts.
 
     Columns: `text` (index into `texts`), `position` (from 0, a BOS not counted), `id`, `token` (the piece
@@ -62,15 +57,39 @@ def score(
     return pd.concat([words(texts, encoded), energy_columns(energies)], axis=1)
 
 
+def score_tokens(lm: LM | tuple, rows: Sequence[Sequence[int]], batch_size: int = 16) -> pd.DataFrame:
+    """As `score`, for texts given as rows of token ids: what you have shuffled or replaced is scored as it is.
+
+    A BOS is put before each row if the tokenizer has one. Columns: `text`, `position`, `id`, `token` (what the id
+    spells by itself) and the fields of `TokenEnergies`, in nats. Raises what `score` raises.
+    """
+    lm, rows = as_lm(lm), [[int(i) for i in row] for row in rows]
+    prefix = bos_prefix(lm, "auto")
+    jobs = [windows(n, prefix + row, len(prefix), lm.window, "refuse")[0] for n, row in enumerate(rows)]
+    places = [(n, t, i, lm.tokenizer.decode(i)) for n, row in enumerate(rows) for t, i in enumerate(row)]
+    table = pd.DataFrame(places, columns=["text", "position", "id", "token"])
+    return pd.concat([table, energy_columns(score_windows(lm, jobs, batch_size))], axis=1)
+
+
+def spoil(rows: Sequence[Sequence[int]], n: int, how: str, seed: int = 0) -> list[np.ndarray]:
+    """Rows of token ids with `n` of each "replaced" by tokens of these rows, or "moved" among themselves.
+
+    The last token stays; one token alone cannot be moved. What is spoilt at `n` is among what is spoilt at `n + 1`,
+    with the same seed. ValueError on another `how`, or a row without `n` tokens before its last.
+    """
+    if how not in ("replaced", "moved") or not 0 <= n < min(map(len, rows)):
+        raise ValueError(f"how must be 'replaced' or 'moved', n smaller than the shortest row; got {how!r}, {n}")
+    rng, pool, spoilt = np.random.default_rng(seed), np.concatenate(rows), [np.array(row) for row in rows]
+    for row in spoilt:
+        places, fresh = rng.permutation(len(row) - 1)[:n], rng.choice(pool, len(row))
+        row[places] = fresh[:n] if how == "replaced" else np.roll(row[places], 1)
+    return spoilt
+
+
 def score_continuations(
-    lm: LM | tuple,
-    prompts: Sequence[str],
-    continuations: Sequence[Sequence[str]],
-    batch_size: int = 16,
-    chunk_size: int | None = None,
-    progress: bool = False,
-    bos: str | bool = "auto",
-) -> pd.DataFrame:
+    lm: LM | tuple, prompts: Sequence[str], continuations: Sequence[Sequence[str]], batch_size: int = 16,
+    chunk_size: int | None = None, progress: bool = False, bos: str | bool = "auto",
+) -> pd.DataFrame:  # fmt: skip
     """Score what may follow each prompt; every prompt is read once, and what all prompts begin with once for all.
 
     Args: `continuations[i]` lists the strings that may follow `prompts[i]`, each with its own leading space if it

@@ -1,9 +1,9 @@
 """Statistics of answers that come in clusters: one weighted bootstrap for every number with an interval.
 
 A draw of whole clusters is a row of weights `w` [1 + resamples, n], how often each answer counts in it; row 0 is
-the answers as they are. A statistic takes `w` and has one value a row: first the estimate, then its draws. Answers
-about one subject are not independent, so it is always the whole cluster that is drawn, permuted or held out.
-AUROC is the chance that a wrong answer scores higher than a right one (ties count half).
+the answers as they are. A statistic has one value a row: first the estimate, then its draws. Answers about one subject
+are not independent, so it is always the whole cluster that is drawn, permuted or held out. AUROC is the chance that a
+wrong answer scores higher than a right one (ties count half).
 """
 
 from typing import NamedTuple
@@ -53,9 +53,9 @@ class Answers(NamedTuple):
     def estimate(self, value: float, low: float, high: float) -> Estimate:
         return Estimate(float(value), float(low), float(high), *np.bincount(~self.wrong), self.cluster.max() + 1)
 
-    def t_interval(self, value: float, draws) -> Estimate:
-        reach = student.ppf(TAILS[1], max(1, self.scarcer() - 1)) * np.nanstd(draws)
-        return self.estimate(value, value - reach, value + reach)
+    def t_interval(self, draws) -> Estimate:
+        reach = student.ppf(TAILS[1], max(1, self.scarcer() - 1)) * np.nanstd(draws[1:])
+        return self.estimate(draws[0], draws[0] - reach, draws[0] + reach)
 
 
 def check_answers(scores, wrong, clusters) -> tuple[np.ndarray, Answers]:
@@ -75,15 +75,11 @@ def check_answers(scores, wrong, clusters) -> tuple[np.ndarray, Answers]:
 def draw_weights(clusters, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each answer counts, [1 + resamples, n]: as they are, then in each draw of whole clusters.
 
-    >>> draw_weights(["a", "a", "b"], resamples=3, seed=1).astype(int)
-    array([[1, 1, 1],
-           [1, 1, 1],
-           [2, 2, 0],
-           [0, 0, 2]])
+    >>> draw_weights(["a", "a", "b"], resamples=1, seed=4).astype(int).tolist()
+    [[1, 1, 1], [2, 2, 0]]
     """
     code, names = pd.factorize(np.asarray(clusters), use_na_sentinel=False)
-    even = np.full(len(names), 1 / len(names))
-    drawn = np.random.default_rng(seed).multinomial(len(names), even, resamples)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
     return np.vstack([np.ones(len(names)), drawn])[:, code]
 
 
@@ -94,11 +90,7 @@ def weight_below(score, w) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weighted_auroc(score, wrong, w, strata=None) -> np.ndarray:
-    """AUROC [R] under each row of w [R, n], NaN where a row lacks a class; with `strata`, of pairs of one stratum.
-
-    >>> weighted_auroc(np.array([3.0, 1.0, 1.0]), np.array([True, True, False]), np.ones((1, 3)))
-    array([0.75])
-    """
+    """AUROC [R] under each row of w [R, n], NaN where a row lacks a class; with `strata`, of pairs of one stratum."""
     won = pairs = np.zeros(len(w))
     strata = np.zeros(len(score)) if strata is None else np.asarray(strata)
     for stratum in np.unique(strata):
@@ -114,26 +106,18 @@ def weighted_auroc(score, wrong, w, strata=None) -> np.ndarray:
 
 
 def weighted_fpr95(score, wrong, w) -> np.ndarray:
-    """Share of the right flagged when 95 % of the wrong are, [R], under each row of w [R, n]; NaN as above.
-
-    >>> weighted_fpr95(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False]), np.ones((1, 4)))
-    array([0.5])
-    """
+    """Share of the right flagged when 95 % of the wrong are, [R], under each row of w [R, n]; NaN as above."""
     rising, found = weight_below(-score[wrong], w[:, wrong])
     enough = found[:, 1:] >= 0.95 * found[:, -1:]
     ranked, below = weight_below(score[~wrong], w[:, ~wrong])
     passed = below[np.arange(len(w)), np.searchsorted(ranked, -rising[enough.argmax(1)])]
     with np.errstate(invalid="ignore"):
-        share = (below[:, -1] - passed) / below[:, -1]
-    return np.where(found[:, -1] > 0, share, np.nan)
+        return np.where(found[:, -1] > 0, (below[:, -1] - passed) / below[:, -1], np.nan)
 
 
 def weighted_slopes(x, y, group, w) -> np.ndarray:
-    """Least-squares coefficients [R, d, q] of y [n, q] on x [n, d] with an intercept a group, under w [R, n].
-
-    An intercept a group is the same as centring x and y within each group (Frisch, Waugh and Lovell).
-    """
-    both = np.hstack([x, y])
+    """Least-squares coefficients [R, d, q] of y [n, q] on x [n, d] with an intercept a group, under w [R, n]."""
+    both = np.hstack([x, y])  # an intercept a group is the same as centring in each group (Frisch, Waugh and Lovell)
     products = np.zeros((len(w), x.shape[1], both.shape[1]))
     for g in np.unique(group):
         a, b, v = x[group == g], both[group == g], w[:, group == g]
@@ -146,19 +130,18 @@ def weighted_slopes(x, y, group, w) -> np.ndarray:
 def auroc(score, wrong, clusters, strata=None, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """AUROC of a score [n] for wrong answers, with a cluster-bootstrap 95 % interval.
 
-    Args: `wrong` [n], True where the answer is wrong; `clusters` [n], what is resampled as a whole;
-    `strata` [n], optional: compare only answers of one stratum (pairs weigh equally).
-    The interval is a t interval on the logit scale, with the bootstrap's standard error of the logit.
-    Without a single lost (or won) pair the bootstrap sees no spread: the bound then comes from the
-    m clusters of the scarcer class, whose m disjoint pairs all agree with probability AUROC^m.
+    `wrong` [n] is True where the answer is wrong; `clusters` [n] are resampled as a whole; with `strata` [n], only
+    answers of one stratum are compared. A t interval on the logit scale, with the bootstrap's error. Without a lost (or
+    won) pair the bound comes from the m clusters of the scarcer class: m disjoint pairs agree with chance AUROC^m.
     """
     score, answers = check_answers(score, wrong, clusters)
-    value, *draws = weighted_auroc(score, answers.wrong, draw_weights(clusters, resamples, seed), strata)
+    draws = weighted_auroc(score, answers.wrong, draw_weights(clusters, resamples, seed), strata)
+    value = draws[0]
     if value in (0.0, 1.0):
         bound = TAILS[0] ** (1 / max(2, answers.scarcer()))
         return answers.estimate(value, *((bound, 1.0) if value == 1 else (0.0, 1 - bound)))
     edge = min(value, 1 - value) / 8  # a draw nearer to 0 or 1 than this has no finite, or no useful, logit
-    _, low, high, *_ = answers.t_interval(logit(value), logit(np.clip(draws, edge, 1 - edge)))
+    _, low, high, *_ = answers.t_interval(logit(np.clip(draws, edge, 1 - edge)))
     return answers.estimate(value, expit(low), expit(high))
 
 
@@ -167,23 +150,20 @@ def auroc_difference(score, baseline, wrong, clusters, strata=None, resamples=RE
     both, answers = check_answers(np.column_stack([score, baseline]), wrong, clusters)
     w = draw_weights(clusters, resamples, seed)
     one, other = (weighted_auroc(column, answers.wrong, w, strata) for column in both.T)
-    return answers.t_interval((one - other)[0], (one - other)[1:])
+    return answers.t_interval(one - other)
 
 
 def compare(scores: pd.DataFrame, wrong, clusters, baseline: str | None = None, strata=None) -> pd.Series:
     """The `auroc` of every column, or its `auroc_difference` to the column `baseline`: a Series of Estimates."""
-    if baseline is None:
-        return pd.Series({name: auroc(scores[name], wrong, clusters, strata) for name in scores})
-    pairs = {name: (scores[name], scores[baseline]) for name in scores}
-    return pd.Series({name: auroc_difference(*pair, wrong, clusters, strata) for name, pair in pairs.items()})
+    measure, against = (auroc, []) if baseline is None else (auroc_difference, [scores[baseline]])
+    return pd.Series({name: measure(scores[name], *against, wrong, clusters, strata) for name in scores})
 
 
 def fpr95(score, wrong, clusters, accept_right=False, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The share of right answers flagged by the threshold that finds 95 % of the wrong ones; lower is better.
 
     With `accept_right`, the other convention (Liu et al. 2010.03759): the share of wrong answers let in by the
-    threshold that accepts 95 % of the right ones. The interval holds the middle 95 % of the draws. It is wide
-    where few answers are on the side of the 95 %, for then one or two of them decide the threshold.
+    threshold that accepts 95 % of the right ones. The interval holds the middle 95 % of the draws.
     """
     score, answers = check_answers(score, wrong, clusters)
     score, found = (-score, ~answers.wrong) if accept_right else (score, answers.wrong)
@@ -195,8 +175,16 @@ def mean_difference(values, wrong, clusters, resamples: int = RESAMPLES, seed: i
     """Mean of paired differences [n] (of log-losses, say) over answers, with a cluster-bootstrap t interval."""
     values, answers = check_answers(values, wrong, clusters)
     w = draw_weights(clusters, resamples, seed)
-    value, *draws = w @ values / w.sum(1)
-    return answers.t_interval(value, draws)
+    return answers.t_interval(w @ values / w.sum(1))
+
+
+def mean_interval(values):
+    """Mean of a Series, or of each column of a frame, over its rows, and its 95 % interval: (mean, low, high).
+
+    Rows (texts, say) count as independent; the interval is 1.96 standard errors of the mean either way.
+    """
+    mean, reach = values.mean(), 1.96 * values.sem()
+    return mean, mean - reach, mean + reach
 
 
 class Fit(NamedTuple):
@@ -211,8 +199,7 @@ class Fit(NamedTuple):
 def regress(x, y, group, cluster, resamples: int = 1000, seed: int = 0) -> Fit:
     """Least squares of `y` [n, q] on `x` [n, d] with one intercept per `group`, resampled by `cluster`.
 
-    Intervals are percentiles of the draws, NaN with `resamples=0`. R² is the share of the variance within groups.
-    Raises ValueError if a regressor is constant within every group, or a sum of others (nothing fixes its slope).
+    Intervals are percentiles of the draws, NaN with `resamples=0`. ValueError if nothing fixes a regressor's slope.
     """
     x, y = (np.asarray(a, float).reshape(len(group), -1) for a in (x, y))
     group = pd.factorize(np.asarray(group), use_na_sentinel=False)[0]
@@ -228,14 +215,10 @@ def regress(x, y, group, cluster, resamples: int = 1000, seed: int = 0) -> Fit:
 
 
 def permuted_labels(wrong, clusters, permutations: int, seed: int = 0) -> np.ndarray:
-    """Labels [permutations, n], bool: each cluster gets the labels of another of its size, in a random order.
-
-    So how many wrong answers fall together stays as it is, and only the tie between label and score is cut.
-    """
+    """Labels [permutations, n], bool: each cluster gets the labels of another of its size, in a random order."""
     _, (wrong, cluster) = check_answers(np.zeros(len(wrong)), wrong, clusters)
     rng = np.random.default_rng(seed)
-    labels = np.tile(wrong, (permutations, 1))
-    size = np.bincount(cluster)[cluster]
+    labels, size = np.tile(wrong, (permutations, 1)), np.bincount(cluster)[cluster]
     for s in np.unique(size):
         rows = np.flatnonzero(size == s)
         blocks = rows[np.argsort(cluster[rows], kind="stable")].reshape(-1, s)  # [clusters of size s, s]
@@ -245,11 +228,7 @@ def permuted_labels(wrong, clusters, permutations: int, seed: int = 0) -> np.nda
 
 
 def aurocs(scores, labels) -> np.ndarray:
-    """AUROCs [..., S] of scores [n, S] for many label vectors [..., n] at once, by rank sums.
-
-    >>> aurocs([[3.0], [1.0], [1.0]], [[True, True, False], [False, False, True]]).ravel()
-    array([0.75, 0.25])
-    """
+    """AUROCs [..., S] of scores [n, S] for many label vectors [..., n] at once, by rank sums."""
     ranks, labels = rankdata(np.asarray(scores, float), axis=0), np.asarray(labels, float)
     wrong = labels.sum(-1, keepdims=True)
     return (labels @ ranks - wrong * (wrong + 1) / 2) / (wrong * (labels.shape[-1] - wrong))
@@ -259,14 +238,12 @@ def max_t(scores: pd.DataFrame, wrong, clusters, permutations: int = 2000, seed:
     """p-values of all scores together: how often chance alone gives *some* score so large a deviation.
 
     Westfall and Young's single-step max-T: every AUROC is measured from its permutation mean in units of its
-    permutation spread, in either direction, and compared with the largest such value of each permutation of
-    whole clusters. So a p-value is honest for the best of all columns, whichever that turned out to be.
+    spread, in either direction, and compared with the largest such value of each permutation of whole clusters.
     """
     _, answers = check_answers(scores, wrong, clusters)
     deviation = aurocs(scores, np.vstack([answers.wrong, permuted_labels(wrong, clusters, permutations, seed)]))
-    deviation -= deviation.mean(0)
     spread = deviation.std(0)
-    deviation = np.abs(deviation) / np.where(spread > 0, spread, np.inf)
+    deviation = np.abs(deviation - deviation.mean(0)) / np.where(spread > 0, spread, np.inf)
     p = (deviation.max(1)[:, None] >= deviation[0] - 1e-12).mean(0)  # the observed labels count as one of them
     return pd.Series(p, index=scores.columns)
 

@@ -63,3 +63,9 @@ def mismatch(value, expected) -> str:
         return f"This is a whole {type(value).__name__} ({', '.join(value._fields)}): return the part asked for"
     got, asked = as_array(value).shape, as_array(expected).shape
     return "" if got == asked else f"The shape is {list(got)}, asked for is {list(asked)}"
+
+
+def on_all(function: Callable, cases) -> list | None:
+    """What an attempt answers in all cases; None, "not attempted yet", if it ever answers None."""
+    answers = [function(*case) for case in cases]
+    return None if any(answer is None for answer in answers) else answers

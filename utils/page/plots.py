@@ -10,6 +10,7 @@ from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm, to_hex
@@ -29,6 +30,7 @@ DPI = 110
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend at the right, where it covers no data
 THIN = {"color": "black", "linewidth": 0.8}
 STYLE = {
+    **sns.axes_style("ticks"),
     "axes.prop_cycle": mpl.cycler(color=[COLORS[name] for name in SERIES]), "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "xtick.labelsize": 9, "ytick.labelsize": 9,
 }  # fmt: skip
@@ -160,13 +162,13 @@ def three_term_bars(tokens, likelihood, certainty_drop, gauge_drop, title: str =
     Positive parts stack upwards, negative ones downwards; the black dot is their sum, `s`.
     """
     fig, ax = figure(max(6.0, 0.72 * len(tokens) + 1.8), 3.4)
-    parts = np.nan_to_num(np.array([likelihood, certainty_drop, gauge_drop], float))  # [3, T]
+    terms = np.stack([np.asarray(term, float) for term in (likelihood, certainty_drop, gauge_drop)])  # [3, T]
+    parts = np.nan_to_num(terms)
     names = ("A  log p(x|c)", "B  K(c) − K(c,x)", "C  m(c) − m(c,x)")
     for i, (name, ink, hatch) in enumerate(zip(names, COLORS, ("", "//", ".."), strict=False)):
         base = np.where(parts[i] >= 0, parts[:i].clip(min=0).sum(0), parts[:i].clip(max=0).sum(0))
         ax.bar(range(len(tokens)), parts[i], 0.62, base, color=COLORS[ink], hatch=hatch, edgecolor="white", label=name)
-    total = np.asarray(likelihood, float) + certainty_drop + gauge_drop  # without a Term 1 there is no dot
-    ax.plot(range(len(tokens)), total, "o", color=COLORS["spilled"], label="s = A + B + C")
+    ax.plot(range(len(tokens)), terms.sum(0), "o", color=COLORS["spilled"], label="s = A + B + C")  # no Term 1, no dot
     tick_tokens(ax, tokens)
     ax.set(ylabel="nats", title=title)
     ax.legend(**BESIDE)
@@ -178,6 +180,35 @@ def token_dots(tokens, variants, ylabel: str = "spilled energy s (nats)", title:
     series = {name: {"dots": (np.arange(len(tokens)), values)} for name, values in variants.items()}
     fig = curves({title: series}, "", ylabel, size=(max(6.0, 0.5 * len(tokens) + 2.2), 2.9), markersize=6)
     tick_tokens(fig.axes[0], tokens)
+    return fig
+
+
+def context_tree(nodes, gauges, start: str = "start") -> Figure:
+    """A tree of contexts, a row for each gauge: height `V(c) + g(c)`, width of a branch `p(x | c)`, in bold its `s`.
+
+    `nodes` as from `explorable.grow_tree`; `gauges[title]` maps each context to `g(c)`. All in nats; a nat has one
+    length in all rows, so that one sees how far a gauge lifts.
+    """
+    leaves = [c for c in nodes if not any(c == other[:-1] for other in nodes if other)]
+    at = {c: np.mean([i for i, leaf in enumerate(leaves) if leaf[: len(c)] == c]) for c in nodes}
+    rows = {title: {c: node["log_partition"] + g[c] for c, node in nodes.items()} for title, g in gauges.items()}
+    spans = [np.ptp([*height.values()]) + 4.4 for height in rows.values()]
+    fig, axes = figure(7.4, 0.27 * sum(spans), len(rows), squeeze=False, sharex=True, height_ratios=spans)
+    label = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "zorder": 4}
+    label["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.4}
+    for ax, span, (title, height) in zip(axes[:, 0], spans, rows.items(), strict=True):
+        for c, node in nodes.items():
+            here, words = (at[c], height[c]), "".join(nodes[c[:n]]["token"] for n in range(len(c) + 1))
+            ax.plot(*here, "o", color="black", markersize=5, zorder=5)
+            ax.annotate(words.strip() or start, here, (0, -16), **label)
+            if c:
+                up, p = (at[c[:-1]], height[c[:-1]]), np.exp(node["logprob"])
+                ax.annotate(f"{node['logprob'] + up[1] - here[1]:+.1f}", here, (0, -28), fontweight="bold", **label)
+                bow = f"arc3,rad={0.16 * np.sign(up[0] - here[0])}"  # or all branches would lie on one line at V = 0
+                line = {"arrowstyle": "-", "connectionstyle": bow, "shrinkA": 0, "shrinkB": 0, "lw": 1 + 12 * p}
+                ax.annotate("", here, up, arrowprops={**line, "color": COLORS["five"]})
+        low = min(height.values()) - 3
+        ax.set(title=title, ylabel="V(c)", xticks=[], xlim=(-0.4, len(leaves) - 0.6), ylim=(low, low + span))
     return fig
 
 
@@ -404,6 +435,33 @@ def image_xray(picture, logits, classes, known, title: str = "") -> Figure:
     return fig
 
 
+def pages(books, tokens, token: str) -> Figure:
+    """Two pages of each book, and the two numbers on them that the spill of `token` compares: Term 1 and Term 2.
+
+    `books` maps a name to {context: positive numbers, in the order of `tokens`}: two contexts, the second of which
+    ends with `token`. Marked are the token's own number, and the total of the page that it leads to.
+    """
+    fig, axes = figure(9.6, 2.7, columns=len(books), squeeze=False, gridspec_kw={"wspace": 0.12})
+    place = [*tokens].index(token)
+    for ax, (name, two) in zip(axes[0], books.items(), strict=True):
+        first, second = two.values()
+        marked = {(0, place): "one", (6, len(tokens)): "wrong"}  # (left edge of the page, line on it): colour
+        for left, (context, numbers) in zip((0, 6), two.items(), strict=True):
+            ax.add_patch(mpl.patches.Rectangle((left, -1.6), 4, len(tokens) + 2.3, facecolor="0.96", edgecolor="0.5"))
+            ax.text(left + 0.3, -0.9, f"page “{' '.join(context)}”", va="center", fontweight="bold")
+            ax.plot([left + 0.3, left + 3.7], [len(tokens) - 0.5] * 2, color="0.5", linewidth=0.8)
+            for line, (word, number) in enumerate([*zip(tokens, numbers, strict=True), ("total", sum(numbers))]):
+                ink = COLORS.get(marked.get((left, line)), "none")
+                ax.text(left + 0.3, line, word, va="center")
+                ax.text(left + 3.5, line, number, ha="right", va="center", color="black" if ink == "none" else "white",
+                        bbox={"facecolor": ink, "edgecolor": "none", "boxstyle": "round,pad=0.25"})  # fmt: skip
+        ax.annotate("", (8.7, len(tokens)), (3.7, place), arrowprops={"arrowstyle": "-|>", "linewidth": 1.3})
+        ax.set(xlim=(-0.1, 10.1), ylim=(len(tokens) + 0.8, -1.7), xticks=[], yticks=[], frame_on=False)
+        ratio = f"{first[place]} ÷ {sum(second)}", float(first[place] / sum(second))
+        ax.set_title(f"{name}: s = log({ratio[0]}) = {np.log(ratio[1]):.2f}".replace("-", "−"))
+    return fig
+
+
 def superimposition(models, joint, conditional) -> Figure:
     """Four numbers of each model laid over both decompositions of `p(c, x, y)`, in logarithms.
 
@@ -421,8 +479,10 @@ def superimposition(models, joint, conditional) -> Figure:
     for row, (model, numbers) in zip(axes, models.items(), strict=True):
         for ax, (where, (below, symbols)) in zip(row, beneath.items(), strict=True):
             same = lay_over(ax, np.asarray(numbers, float), np.asarray(below, float))
-            verdict, ink = ("one constant", "one") if same else ("two constants", "wrong")
-            ax.set_title(f"{model}, {where}: {verdict}", color=COLORS[ink])
+            fits = "one constant fits" if same else "a constant for each factor fits"
+            verdict, ink = (fits, "one") if same or below is conditional else ("no single constant fits", "wrong")
+            head = f"{where.upper()}\n" if ax in axes[0] else ""
+            ax.set_title(f"{head}{model}: {verdict}", color=COLORS[ink])
             ticks = [f"{name}\n□ {symbol}" for name, symbol in zip(names, symbols, strict=True)]
             ax.set_xticks([0.0, 1.0, 2.5, 3.5], ticks)  # two factors, side by side
             ax.set(ylim=(everything.min() - 0.8, everything.max() + 1.1), ylabel="natural log" if ax is row[0] else "")
@@ -443,5 +503,6 @@ def lay_over(ax: Panel, numbers, beneath) -> bool:
     ax.plot(at, beneath, "s", color="white", markeredgecolor="black", markersize=7, zorder=3)
     ax.plot(at, numbers, "o", color="black", markersize=7, zorder=4)
     ax.plot(at[1:3], numbers[1:3], ":", color="black", linewidth=1.2)
-    ax.text(1.75, max(numbers[1:3]) + 0.3, f"s = {numbers[1] - numbers[2]:.2f}", ha="center", fontsize=9)
+    spill = f"s = {numbers[1] - numbers[2]:.2f}".replace("-", "−")
+    ax.text(1.75, max(numbers[1:3]) + 0.3, spill, ha="center", fontsize=9)
     return same

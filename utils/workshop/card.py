@@ -11,6 +11,7 @@ import torch
 from .. import DATA
 from ..almanac import Almanac
 from ..load import LM, load_lm
+from .law import entropy_per_token, live_tokens, sample
 from .train import RECIPES
 
 MODELS = [
@@ -60,7 +61,7 @@ def answers_right(lm: LM, documents: pd.DataFrame) -> np.ndarray:
 @torch.no_grad()
 def excess_loss(lm: LM, almanac: Almanac, n: int = 4000) -> float:
     """Cross-entropy minus exact entropy on `n` fresh documents, in nats a token."""
-    drawn = almanac.sample(n, np.random.default_rng(11))
+    drawn = sample(almanac, n, np.random.default_rng(11))
     nats = tokens = 0.0
     for part in np.array_split(sorted(drawn, key=lambda i: len(almanac.ids[i])), n // 64):
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(almanac.ids[i]) for i in part], True, almanac.pad)
@@ -100,7 +101,7 @@ def measured(almanac: Almanac) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
         asked["right"] = answers_right(lm, asked)
         size = sum(p.numel() for p in lm.model.parameters())
         losses.append(
-            (f"`{name}`", f"{size / 1e6:.2f} M", f"{almanac.entropy_per_token() + excess:.3f}", f"{excess:.3f}")
+            (f"`{name}`", f"{size / 1e6:.2f} M", f"{entropy_per_token(almanac) + excess:.3f}", f"{excess:.3f}")
         )
         by = asked.groupby(["stratum", "split"]).right.apply(share).rename(f"`{name}`")
         strata.append(by)
@@ -131,9 +132,9 @@ def main() -> None:
     almanac, card = Almanac("train"), DATA / "README.md"
     losses, strata, bands = measured(almanac)
     d = almanac.documents
-    live = len(almanac.live_tokens())
+    live = len(live_tokens(almanac))
     facts = (
-        f"{len(d):,} documents; exact entropy {almanac.entropy_per_token():.4f} nats a token under the training law. "
+        f"{len(d):,} documents; exact entropy {entropy_per_token(almanac):.4f} nats a token under the training law. "
         f"Vocabulary {almanac.vocab_size}; {live} live tokens, {almanac.vocab_size - live} dead ones. "
         f"Recorded runs: {', '.join(f'`{name}`' for name in RECIPES)}."
     )

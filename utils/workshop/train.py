@@ -21,6 +21,7 @@ from .. import DATA, ROOT
 from ..almanac import BOS, EOS, PAD, Almanac
 from ..energy import potentials
 from .documents import SEED
+from .law import live_tokens, sample
 
 WINDOW = 64  # positions; the longest document has 27 tokens with its BOS
 TOKENS_PER_DOCUMENT = 12.9  # the constant the loss is divided by: expected tokens to predict
@@ -78,7 +79,7 @@ def document_batch(almanac: Almanac, recipe: Recipe, step: int) -> list[torch.Te
     The draw depends on (seed, step) alone, so a resumed run sees what an uninterrupted one sees.
     """
     rng = np.random.default_rng([recipe.seed, step])
-    rows = sorted((almanac.ids[i] for i in almanac.sample(recipe.batch, rng)), key=len)
+    rows = sorted((almanac.ids[i] for i in sample(almanac, recipe.batch, rng)), key=len)
     groups = [rows[i : i + recipe.batch // 4] for i in range(0, recipe.batch, recipe.batch // 4)]
     return [
         torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in g], batch_first=True, padding_value=almanac.pad)
@@ -230,7 +231,7 @@ class Recorder:
         self.prefixes = recorded_prefixes(almanac)
         pairs = zip(self.prefixes["document"], self.prefixes["length"], strict=True)
         self.ids = [almanac.ids[i][:n] for i, n in pairs]
-        self.live = torch.from_numpy(almanac.live_tokens())
+        self.live = torch.from_numpy(live_tokens(almanac))
         self.truth = [almanac.next_token(ids) if almanac.mass[almanac.node(ids)] > 0 else None for ids in self.ids]
         self.steps: list[int] = []
         self.rows: list[np.ndarray] = []

@@ -6,12 +6,16 @@ very logits this course looks at. All choices were made on 5,000 training images
 """
 
 import argparse
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -21,13 +25,12 @@ from ..images import (
     GARBAGE,
     Classifier,
     Images,
-    as_jpeg,
     classify,
-    garbage_rng,
+    decode,
     load_cifar10,
     make_garbage,
-    partners,
     read_parquet,
+    to_bytes,
 )
 from ..records import FOLDER, fingerprint
 
@@ -37,6 +40,7 @@ RECORD_AT = (0, 30, 100, 300, 900)  # and the last step
 VALIDATION = 5000
 UNKNOWN = ("tiny-imagenet", "textures", "mnist")  # sets of unknown pictures on record
 GARBAGE_FROM = 2000  # garbage is made of the first so many test images
+QUALITY = 75  # of the JPEG copies the classifier was trained on
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,41 @@ def resume(scratch: Path | None, parts: dict) -> tuple[int, dict]:
     return state["step"], state["log"]
 
 
+def read_pictures(path: str | Path, name: str = "") -> Images:
+    """Pictures of any parquet file in the hub's layout, with the names of the classes from the hub's description.
+
+    `name`, a column to take the pictures' names from instead of `img.path`. ValueError without `img` and `label`.
+    """
+    schema = pq.read_schema(path)
+    if not {"img", "label"} <= {*schema.names}:
+        raise ValueError(f"{path} needs the columns img and label; it has {', '.join(schema.names)}")
+    about = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))
+    classes = tuple(about.get("info", {}).get("features", {}).get("label", {}).get("names", ()))
+    images = read_parquet(path, "/".join(Path(path).parts[-2:]), classes)
+    return images._replace(names=pd.read_parquet(path, columns=[name])[name].tolist()) if name else images
+
+
+def as_jpeg(pixels: Tensor) -> Tensor:
+    """RGB pictures after a JPEG's round trip, so that compression cannot tell one set from another."""
+    if pixels.shape[1] != 3:
+        raise ValueError(f"as_jpeg needs three colour channels; got {pixels.shape[1]}")
+    files = [io.BytesIO() for _ in pixels]
+    for picture, file in zip(pixels.permute(0, 2, 3, 1).numpy(), files, strict=True):
+        Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)
+    return decode(file.getvalue() for file in files)
+
+
+def partners(n: int) -> Tensor:
+    """For each of `n` pictures another one: the next in a random circle, so nobody meets itself."""
+    circle = torch.from_numpy(np.random.default_rng([0, *b"mixed pairs"]).permutation(n))
+    return circle.roll(-1)[circle.argsort()]
+
+
+def mixed_pairs(pixels: Tensor) -> Tensor:
+    """Each picture laid half and half over another one, see `partners`."""
+    return to_bytes((pixels.float() + pixels[partners(len(pixels))].float()) / 2)
+
+
 def watched_sets(test: Images, others: dict[str, Images]) -> dict[str, Tensor]:
     """The pictures whose logits are taken along training: 2,000 test images, and 400 of each unknown kind."""
     noise = as_jpeg(make_garbage("uniform noise", test.pixels[:400]))
@@ -177,8 +216,10 @@ def watched_sets(test: Images, others: dict[str, Images]) -> dict[str, Tensor]:
 
 def recorded_sets(test: Images, others: dict[str, Images]) -> dict[str, tuple[Tensor, str]]:
     """Every set whose logits are recorded: its pixels, and what they are. Garbage passes through the same JPEG."""
-    first, made = test.pixels[:GARBAGE_FROM], f"made of the first {GARBAGE_FROM:,} test images, seed 0, JPEG quality 75"
-    garbage = {kind: (as_jpeg(make_garbage(kind, first)), made) for kind in GARBAGE}
+    first = test.pixels[:GARBAGE_FROM]
+    made = f"made of the first {GARBAGE_FROM:,} test images, seed 0, JPEG quality {QUALITY}"
+    garbage = {kind: make_garbage(kind, first) for kind in GARBAGE} | {"mixed pairs": mixed_pairs(first)}
+    garbage = {kind: (as_jpeg(pixels), made) for kind, pixels in garbage.items()}
     unknown = {name: (images.pixels, images.source) for name, images in others.items()}
     return {"test": (test.pixels, test.source), **garbage, **unknown}
 
@@ -187,8 +228,7 @@ def labels_of(test: Images, others: dict[str, Images]) -> dict[str, Tensor]:
     """What the recorded pictures are labelled as, uint8; a mixed pair has two labels."""
     labels = {name: images.labels.to(torch.uint8) for name, images in {"test": test, **others}.items()}
     first = labels["test"][:GARBAGE_FROM]
-    partner = partners(GARBAGE_FROM, garbage_rng("mixed pairs"))
-    labels["mixed pairs"] = torch.stack([first, first[partner]], 1)
+    labels["mixed pairs"] = torch.stack([first, first[partners(GARBAGE_FROM)]], 1)
     return {f"labels/{name}": values for name, values in labels.items()}
 
 
@@ -238,7 +278,7 @@ def main() -> None:
     if images is None:
         print(f"{line}; the bundled classifier and its record stay as they are")
         return
-    others = {name: read_parquet(file) for name, file in (other.split("=", 1) for other in arguments.others)}
+    others = {name: read_pictures(file) for name, file in (other.split("=", 1) for other in arguments.others)}
     recipe, scratch = Recipe(), ROOT / "build" / "train" / f"{NAME}.pt"
     model, log = train(images, recipe, watched_sets(test, others), scratch=scratch)
     _, held_out = split_off(images, recipe.seed)
@@ -252,7 +292,7 @@ def main() -> None:
     tensors = {name: classify(model, pixels) for name, (pixels, _) in sets.items()}
     tensors |= labels_of(test, others)
     tensors |= {f"training/{step}/{name}": logits for step, sets_ in log.items() for name, logits in sets_.items()}
-    tensors |= against_copies(model, read_parquet(arguments.lossless, name="jpeg_path"), images, held_out)
+    tensors |= against_copies(model, read_pictures(arguments.lossless, name="jpeg_path"), images, held_out)
     known = {name: {"pixels": what, "sha256 of pixels": fingerprint(pixels)} for name, (pixels, what) in sets.items()}
     classes = {name: unknown.classes for name, unknown in others.items()}
     write_record(tensors, {"model": NAME, "sets": known, "classes": classes})

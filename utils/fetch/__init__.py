@@ -1,0 +1,1 @@
+"""What brings models and data to this machine: the packaged Llama, and the hub."""
