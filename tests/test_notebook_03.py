@@ -16,14 +16,11 @@ FEWER = {  # enough to run everything
 FOUND = "✗ Llama: "  # what was found with the Llama, which random weights need not show
 
 
-class Screen:
+class Screen(list):
     """Takes what a cell displays; live outputs can be updated."""
 
-    def __init__(self):
-        self.shown = []
-
     def __call__(self, thing, **_):
-        self.shown.append(thing)
+        self.append(thing)
         return self
 
     update = __call__
@@ -40,12 +37,8 @@ def gpt2():
 def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(
     name, cuts, checks, shown, gpt2, monkeypatch, capsys
 ):
-<<<<<<< HEAD
-=======
     screen = Screen()
->>>>>>> testsB
     monkeypatch.setattr(utils.load, "load_lm", lambda name: gpt2)
-    screen = Screen()
     monkeypatch.setattr(IPython.display, "display", screen)
     matplotlib.use("agg")
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -56,8 +49,4 @@ def test_every_cell_runs_on_a_gpt2_of_the_true_shape_and_every_check_holds(
     exec(compile(source, name, "exec"), {"__name__": "__main__"})
     lines = capsys.readouterr().out.splitlines()
     assert not [line for line in lines if "✗" in line and not line.startswith(FOUND)]
-<<<<<<< HEAD
-    assert sum("✓" in line for line in lines) >= checks and len(screen.shown) >= shown
-=======
     assert sum("✓" in line for line in lines) >= checks and len(screen) >= shown
->>>>>>> testsB

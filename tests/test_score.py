@@ -8,7 +8,7 @@ from conftest import FIELDS, assert_same_energies, stranger, tiny, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.energy import TokenEnergies, token_energies
+from utils.energy import token_energies
 from utils.load import LM, load_lm
 from utils.reading import score_ids
 from utils.score import answer_rows, encode, find_answer, score, score_tokens, spoil
@@ -192,31 +192,3 @@ def test_nan_weights_are_refused(tiny_model):
 def test_spans_must_match_the_texts(table, spans, message):
     with pytest.raises(ValueError, match=message):
         answer_rows(table, spans)
-
-
-def test_token_ids_are_scored_as_they_are_even_if_their_text_has_others(lm):
-    rows = [encode(lm, text)[0] for text in TEXTS]
-    fields = ["text", "position", "id", *TokenEnergies._fields]
-    pd.testing.assert_frame_equal(score_tokens(lm, rows)[fields], score(lm, TEXTS)[fields], rtol=0, atol=2e-4)
-    letters = [lm.tokenizer.convert_tokens_to_ids(letter) for letter in "Tok"]  # as a text they are one token, or two
-    odd = score_tokens(lm, [np.array(letters)])
-    assert odd.id.tolist() == letters and "".join(odd.token) == "Tok" and len(encode(lm, "Tok")[0]) < 3
-
-
-def test_spoilt_rows_keep_their_last_token_and_grow_by_steps():
-    rows = [[1, 2, 3, 4, 5, 6, 0], [11, 12, 13, 14, 10]]
-    moved = {n: spoil(rows, n, "moved") for n in range(5)}
-    assert [row.tolist() for row in moved[0]] == rows
-    for n in (2, 3, 4):
-        for row, before, own in zip(moved[n], moved[n - 1], rows, strict=True):
-            assert sorted(row) == sorted(own) and row[-1] == own[-1]
-            assert (row != own).sum() == n and set(np.flatnonzero(before != own)) <= set(np.flatnonzero(row != own))
-    pool = {token for row in rows for token in row}
-    places = [np.flatnonzero(spoil(rows, 4, "moved", seed)[0] != rows[0]).tolist() for seed in range(5)]
-    for row, later, own in zip(spoil(rows, 2, "replaced"), spoil(rows, 4, "replaced"), rows, strict=True):
-        assert (row != own).sum() <= 2 and set(row) <= pool and row[-1] == later[-1] == own[-1]
-        assert (later == row)[row != own].all()  # what is replaced stays so
-    for n, how in ((5, "moved"), (-1, "moved"), (1, "eaten")):
-        with pytest.raises(ValueError, match="how must be 'replaced' or 'moved'"):
-            spoil(rows, n, how)
-    assert len({*map(tuple, places)}) > 1 and rows[0] == [1, 2, 3, 4, 5, 6, 0]  # what came in is untouched
