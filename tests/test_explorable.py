@@ -14,7 +14,7 @@ import pytest
 import torch
 from pytest import approx
 
-from utils import gauge
+from utils import ROOT, gauge
 from utils.energy import log_partition, potentials, spilled_energy
 from utils.page import explorable
 
@@ -473,3 +473,25 @@ def test_words_controls_and_bars_stand_out_from_light_and_dark_pages(visit, make
                            (".branch.on", "stroke"), (".grey", "backgroundColor"), ("svg text", "fill")):  # fmt: skip
         if page.locator(selector).count():
             assert contrast(color(selector, kind), ground) > (2.3 if selector == ".grey" else 3)
+
+
+STORED = {  # notebook → what moves, what stays, as (selector, data- attribute)
+    "00_start_here": (("[data-s]", "s"), ("[data-p]", "p")),
+    "01_two_decompositions": (("[data-first]", "first"), ("[data-spill]", "spill")),
+    "02_gauge_freedom": ((".branch", "s"), (".branch", "p")),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_on_the_stored_pages_of_the_course_what_should_move_moves_and_the_rest_stays(visit, name):
+    """The outputs that lie in the notebooks, opened without a kernel, at both ends of the first slider."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pages = [o.data["text/html"] for o in outputs if 'class="explorable"' in o.get("data", {}).get("text/html", "")]
+    page, (moves, stays) = visit(*pages), STORED[name]
+    seen = []
+    for end in ("min", "max"):
+        move(page, end)
+        seen.append((read(page, *moves), read(page, *stays)))
+    assert len(pages) == 1 and len(seen[0][1]) > 0
+    assert np.abs(seen[0][0] - seen[1][0]).max() > 1 and np.abs(seen[0][1] - seen[1][1]).max() < 1e-9

@@ -19,9 +19,10 @@ Notation, everywhere in nats:
 | `τ = p(c)·t`                 | `tau`            | a context's clock: training time, by how often it came |
 |                              | `live_tokens`    | tokens that some training document asks to predict     |
 
-Reading order of the rooms: `energy`, `gauge`, `load`, `score`, `write`, `detect`, `stats`, `almanac`, `tabular`,
-`images`, `records`, `plots`, `widgets`, `checks`. Data flows one way: text → `score` → tidy table → `detect` and
-`stats` → `plots` → notebook.
+Reading order of the rooms: `energy`, `gauge`; then `head`, `reading`, `load`, `score`, `write` (a model and a text
+become a table); `detect`, `stats`; `almanac`, `tabular` (a language and a learner that can be solved); `images`,
+`records`. What draws and checks on a page is in `page`, what fetches a model in `fetch`, what only a maintainer runs in
+`workshop`. Data flows one way: text → `score` → tidy table → `detect` and `stats` → `page.plots` → notebook.
 """
 
 import os
