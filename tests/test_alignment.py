@@ -106,7 +106,7 @@ def test_log_probabilities_are_those_of_the_model_s_own_loss(lm, ids):
 @pytest.mark.parametrize("gauge", GAUGES)
 def test_a_table_in_another_gauge_is_what_those_logits_would_have_given(lm, logits, ids, gauge):
     other = {
-        "as trained": lambda f: f, "centred": center, "log-probabilities": to_conditional,
+        "as trained": lambda f: f, "centred": center, "conditional": to_conditional,
         "joint": lambda f: to_joint(f, ids[0]),
     }[gauge](logits)  # fmt: skip
     table = in_gauge(score(lm, [TEXT]), gauge)

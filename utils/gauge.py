@@ -43,13 +43,13 @@ def to_joint(logits: Tensor, ids: Tensor, log_prob_first: float = 0.0) -> Tensor
     return shift(conditional, torch.cat([first, log_prob_context], -1))
 
 
-GAUGES = ("as trained", "centred", "log-probabilities", "joint")
+GAUGES = ("as trained", "centred", "conditional", "joint")
 
 
 def in_gauge(table: pd.DataFrame, gauge: str) -> pd.DataFrame:
     """The same tokens, their probabilities unchanged, with a constant `g(c)` added to all logits of a context.
 
-    `g = 0` as trained, `−m(c)` centred, `−V(c)` for log-probabilities, `log p(c) − V(c)` for the joint gauge,
+    `g = 0` as trained, `−m(c)` centred, `−V(c)` conditional (logits are log-probabilities), `log p(c) − V(c)` for the joint gauge,
     `log p(c)` counting from each text's first scored token. Then `V → V + g`, `m → m + g` and
     `s → s + g(c) − g(c, x)`; the columns of probabilities stay as they are. ValueError on another gauge.
     """
