@@ -49,7 +49,7 @@ GAUGES = ("as trained", "centred", "conditional", "joint")
 def in_gauge(table: pd.DataFrame, gauge: str) -> pd.DataFrame:
     """The same tokens, their probabilities unchanged, with a constant `g(c)` added to all logits of a context.
 
-    `g = 0` as trained, `−m(c)` centred, `−V(c)` conditional (logits are log-probabilities), `log p(c) − V(c)` for the joint gauge,
+    `g = 0` as trained, `−m(c)` centred, `−V(c)` conditional (logits are log-probabilities), `log p(c) − V(c)` joint,
     `log p(c)` counting from each text's first scored token. Then `V → V + g`, `m → m + g` and
     `s → s + g(c) − g(c, x)`; the columns of probabilities stay as they are. ValueError on another gauge.
     """
