@@ -343,7 +343,8 @@ function glider(moved) {
 function drawTree(picture, nodes, now, [low, high], way, pick) {
   const wide = Math.max(280, picture.clientWidth || 700), tall = 380, narrow = wide < 600;
   const column = (i) => i + 2 * nodes[i].depth, last = column(nodes.length - 1); // levels stand a little apart
-  const x = (i) => 44 + ((wide - 72) * column(i)) / last;
+  const left = narrow ? 44 : 88; // room for the root's words
+  const x = (i) => left + ((wide - left - 28) * column(i)) / last;
   const y = (value) => tall - 62 - ((tall - 92) * (value - low)) / (high - low || 1);
   picture.setAttribute("viewBox", `0 0 ${wide} ${tall}`);
   picture.setAttribute("aria-label", `A tree of ${nodes.length} contexts; heights are V`);
