@@ -1,7 +1,7 @@
 """The questions of notebook 04: `python -m utils.workshop.questions FOLDER` writes `data/questions.parquet`.
 
 FOLDER is `data/factual` of https://github.com/evandez/relations (MIT licence, Evan Hernandez). The Almanac's facts
-come from `data/almanac.csv`. No model is asked here: relations and rules were fixed before any answer was seen.
+come from `data/almanac.csv`. No model is asked here, and none was run to choose relations or rules.
 
 In every row the text to be scored is `prompt + " " + answer`, and `prompt` ends without a space.
 """
@@ -124,7 +124,7 @@ SAME = (  # names of one thing
     ("Russia", "Russian Federation"), ("South Korea", "Republic of Korea"), ("Czechia", "Czech Republic"),
     ("East Timor", "Timor-Leste"), ("Cape Verde", "Cabo Verde"), ("Ivory Coast", "Cote d'Ivoire"),
     ("Myanmar", "Burma"), ("Turkey", "Turkiye"), ("North Macedonia", "Macedonia"), ("China", "PRC"),
-    ("New York City", "New York"), ("Washington, D.C.", "Washington DC", "Washington"), ("Kyiv", "Kiev"),
+    ("New York City", "New York"), ("Washington, D.C.", "Washington"), ("Kyiv", "Kiev"),
     ("Mumbai", "Bombay"), ("Bangalore", "Bengaluru"), ("Chennai", "Madras"), ("Astana", "Nur-Sultan"),
     ("Saint John's", "St John's"), ("Saint George's", "St George's"), ("Ulaanbaatar", "Ulan Bator"),
     ("Persian", "Farsi"), ("Chinese", "Mandarin"), ("Dutch", "Flemish"), ("Slovene", "Slovenian"),
@@ -143,9 +143,12 @@ OTHER_KIND = {  # answers that are not of the kind asked for: a state where a ci
 # Names
 
 
+PLAIN = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th"})
+
+
 def normal(text: str) -> str:
     """Lower case, no accents, no punctuation, one space between words: how answers are compared."""
-    letters = unicodedata.normalize("NFKD", text.casefold())
+    letters = unicodedata.normalize("NFKD", text.casefold().translate(PLAIN))
     letters = "".join(c for c in letters if not unicodedata.combining(c))
     letters = re.sub(r"['’.]", "", letters)  # U.S. is US, Côte d'Ivoire is cote divoire
     return " ".join(re.sub(r"[^a-z0-9]+", " ", letters).split())
@@ -179,8 +182,8 @@ def gives_away(name: str, answer: str) -> bool:
 
 
 def readable(text: str) -> bool:
-    """Only Latin letters, digits and plain punctuation: no other script, no emoji, no broken escape."""
-    return all(
+    """Latin letters, digits and plain punctuation only: no other script, no emoji, no broken escape."""
+    return normal(text) != "" and all(
         c in " .,'’\"&-–/()!:+" or (c.isdecimal() and c.isascii()) or unicodedata.name(c, "").startswith("LATIN")
         for c in text
     )
@@ -232,8 +235,8 @@ def by_row(test: Callable[[str, str], bool]) -> Callable[[pd.DataFrame], np.ndar
 
 
 RULES = {  # in this order; each sees what the ones before it have left, and says which rows to drop
-    "empty": by_row(lambda name, answer: not normal(name) or not normal(answer)),
-    "unusual letters": by_row(lambda name, answer: not readable(name + answer)),
+    "empty": by_row(lambda name, answer: not name or not answer),
+    "unusual letters": by_row(lambda name, answer: not (readable(name) and readable(answer))),
     "several things in one answer": by_row(lambda _, answer: bool(re.search(r"[/;()]|, | and | or ", answer))),
     "answer over six words": by_row(lambda _, answer: len(answer.split()) > 6),
     "description, not a name": not_a_name,
@@ -366,8 +369,9 @@ def draw_wrong(rng: np.random.Generator, a: int, b: int, distance: str, length: 
 def make_synthetic(avoid: set[str]) -> pd.DataFrame:
     """Task "synthetic": sums of two-digit numbers, each once with the right and once with a wrong answer.
 
-    As in the paper's released code, but with two-digit addends and distances scaled to them, since a model of
-    135 million parameters cannot add longer ones; `matched` and `unmatched` ask for the wrong answer's length.
+    As in the paper's released code, but with two-digit addends and distances scaled to them, to suit a model of
+    135 million parameters; `matched` and `unmatched` say how many digits the wrong answer has beside the right one.
+    `avoid` holds the subjects of examples.
     """
     rows = []
     for distance in DISTANCES:
