@@ -23,6 +23,7 @@ MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"texts\.csv": "famous passages quoted, the rest written for this course",
     r"models/almanac-": "`python -m utils.workshop.train`",
     r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
+    r"questions": "`python -m utils.workshop.questions`",
     r"recorded/bench": "`make bench`",
     r"recorded/": "`python -m utils.workshop.train`",
 }
@@ -34,7 +35,8 @@ def files() -> pd.DataFrame:
     for path in sorted(p for p in DATA.rglob("*") if p.is_file() and p.name != "README.md"):
         name, content = path.relative_to(DATA).as_posix(), path.read_bytes()
         made = next((how for pattern, how in MADE_BY.items() if re.match(pattern, name)), "?")
-        rows.append((f"`{name}`", len(content), f"`{hashlib.sha256(content).hexdigest()[:16]}`", made, "CC BY 4.0"))
+        licence = "MIT in part, else CC BY 4.0" if name.startswith("questions") else "CC BY 4.0"
+        rows.append((f"`{name}`", len(content), f"`{hashlib.sha256(content).hexdigest()[:16]}`", made, licence))
     return pd.DataFrame(rows, columns=["file", "bytes", "SHA-256, first 16", "made by", "licence"])
 
 
