@@ -93,7 +93,7 @@ def score_continuations(
     """Score what may follow each prompt; every prompt is read once, and what all prompts begin with once for all.
 
     Args: `continuations[i]` lists the strings that may follow `prompts[i]`, each with its own leading space if it
-    needs one; `batch_size`, continuations per forward pass; the rest as in `score`.
+    needs one; `batch_size`, prompts per forward pass; the rest as in `score`.
     Returns the columns of `score` for the tokens that reach into a continuation, with `prompt` and `continuation`
     (indices) in place of `text`. A prompt and its continuation are encoded as one text, and `position`, `start` and
     `end` count from the prompt's beginning, so a row is the one that `score` gives for the whole text.
@@ -171,7 +171,8 @@ def score_after_prompts(
         if not keeps_all(root.cache, longest):
             return score_windows(*whole)
         leaves = [(row, j, len(roots[i])) for row, i in enumerate(group) for j in members[i]]
-        for part in (leaves[a : a + batch_size] for a in range(0, len(leaves), batch_size)):
+        many = 4 * batch_size  # continuations are short
+        for part in (leaves[a : a + many] for a in range(0, len(leaves), many)):
             rows = root.rows(torch.tensor([row for row, _, _ in part], device=lm.model.device))
             found = score_rows(lm, [jobs[j].ids[n:] for _, j, n in part], rows, chunk_size)
             for (_, j, n), own in zip(part, found, strict=True):

@@ -171,7 +171,7 @@ class Numbers:
 
 
 def measure_sharing(runs: int = 5) -> pd.DataFrame:
-    """What is read once: 4 continuations of each 30-token prompt; 64 questions behind a prefix of 100 tokens."""
+    """What is read once: 16 prompts of 30 tokens, 4 continuations each; 64 questions behind 100 common tokens."""
     lm, rng = LM(build("SmolLM2"), Numbers(), "random SmolLM2", "folder", "random SmolLM2"), np.random.default_rng(0)
 
     def words(n):
@@ -189,14 +189,14 @@ def measure_sharing(runs: int = 5) -> pd.DataFrame:
         got, want = together[fields].to_numpy(), one_by_one[fields].to_numpy()[-len(together) :]
         np.testing.assert_allclose(got, want, rtol=0, atol=5e-6 * max(1.0, np.nanmax(np.abs(want[:, 0]))))
 
-    prompts = [words(30) for _ in range(4)]
+    prompts = [words(30) for _ in range(16)]
     options = [[" " + words(3) for _ in range(4)] for _ in prompts]
     whole = [p + o for p, own in zip(prompts, options, strict=True) for o in own]
     check(score_continuations(lm, prompts[:1], [options[0][:1]]), score(lm, whole[:1]))
     few_shot = words(100)
     questions = [f"{few_shot} {words(int(n))}" for n in rng.integers(8, 16, 64)]
     check(score(lm, questions[:2]), apart(lambda: score(lm, questions[:2])))
-    writing = {"max_new_tokens": 8, "batch_size": 16}
+    writing = {"max_new_tokens": 8}
     pairs = {
         "whole texts": lambda: apart(lambda: score(lm, whole)),
         "continuations": lambda: score_continuations(lm, prompts, options),
