@@ -1,6 +1,8 @@
 """The two commands, the environment files, what a clone looks like, and what works without one."""
 
 import ast
+import doctest
+import importlib
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 import yaml
 
 from utils import DATA, ROOT
@@ -111,3 +114,10 @@ def test_citation_and_licences_are_there():
     assert citation["cff-version"] == "1.2.0" and citation["references"]
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
     assert "CC BY 4.0" in (ROOT / "LICENSE-TEXT").read_text()
+
+
+@pytest.mark.parametrize("room", ["energy", "gauge", "reading", "score", "tabular"])
+def test_the_examples_in_the_docstrings_of_the_rooms_run(room):
+    """(Those of the other rooms run beside their tests.)"""
+    failed, tried = doctest.testmod(importlib.import_module(f"utils.{room}"))
+    assert not failed and tried

@@ -121,7 +121,11 @@ def combine(pieces: Sequence[Potentials], sizes: Sequence[int]) -> Potentials:
 
 
 def log_partition(logits: Tensor) -> Tensor:
-    """`V(c) = log Σ_y exp f(y; c)` of logits [..., |V|], shape [...]. ValueError on NaN or ±∞."""
+    """`V(c) = log Σ_y exp f(y; c)` of logits [..., |V|], shape [...]. ValueError on NaN or ±∞.
+
+    >>> log_partition(torch.zeros(4)).exp().round(decimals=6)
+    tensor(4., dtype=torch.float64)
+    """
     f = as_finite(logits)
     top = f.amax(-1, keepdim=True)
     return (f - top).exp().sum(-1).double().log() + top.squeeze(-1)
@@ -153,6 +157,9 @@ def spilled_energy(logits: Tensor, ids: Tensor) -> Tensor:
     `ids` [..., T]. Returns [..., T−1] in nats: entry t belongs to token t + 1, whose Term 1 is read at
     position t and whose Term 2 at position t + 1. Negate it for the sign of the paper's released code.
     Raises ValueError on mismatched shapes, ids out of range, T < 2, NaN or infinite logits.
+
+    >>> spilled_energy(torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 0])).round(decimals=3)
+    tensor([0.9010], dtype=torch.float64)
     """
     check_ids(logits, ids)
     return chosen(logits, ids) - log_partition(logits)[..., 1:]

@@ -19,7 +19,11 @@ def shift(logits: Tensor, g: Tensor) -> Tensor:
 
 
 def center(logits: Tensor) -> Tensor:
-    """The centred gauge, `mean_y f(y; c) = 0`, where `V(c) = log |V| + K(c)`."""
+    """The centred gauge, `mean_y f(y; c) = 0`, where `V(c) = log |V| + K(c)`.
+
+    >>> center(torch.tensor([3.0, 1.0, 2.0]))
+    tensor([ 1., -1.,  0.])
+    """
     f = as_finite(logits)
     return f - f.mean(-1, keepdim=True)
 

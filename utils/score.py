@@ -241,7 +241,11 @@ def energy_columns(energies: Sequence[np.ndarray]) -> pd.DataFrame:
 
 
 def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:
-    """Character span of `answer` in `text`, at or after `after`. ValueError if it is not there."""
+    """Character span of `answer` in `text`, at or after `after`. ValueError if it is not there.
+
+    >>> find_answer("Rome, not Rome", "Rome", after=4)
+    (10, 14)
+    """
     start = text.find(answer, after) if answer else -1
     if start < 0:
         raise ValueError(f"answer {answer!r} not found in {text!r} after character {after}")

@@ -36,6 +36,9 @@ def closed_form(tau, vocab_size: int, k: int = 1) -> np.ndarray:
     """`V(c)` at clock `tau` when the next token is one of `k` equally likely ones (`k = 1`: deterministic).
 
     From `margin` and `Σ_y f_y = 0`: possible logits are `μ·(1 − k/|V|)`, impossible ones `−μ·k/|V|`.
+
+    >>> float(closed_form(0.0, vocab_size=50).round(3))  # before any visit: log 50
+    3.912
     """
     if k == vocab_size:  # nothing to push down
         return np.full(np.shape(tau), np.log(vocab_size))
