@@ -3,7 +3,6 @@
 The sentence explorer has a file of its own, `test_explorer.py`.
 """
 
-import math
 import re
 
 import ipywidgets as w
@@ -14,8 +13,6 @@ import torch
 
 from utils import ROOT, energy
 from utils.page import plots, widgets
-
-TOKENS = ("sun", "rain", "snow")
 
 
 def ends(control) -> list:
@@ -100,32 +97,6 @@ def test_controls_are_named_and_wide_enough_to_use_and_a_stored_page_says_what_t
     assert box.controls["a"].description == "a"
     assert (box.controls["a"].layout.width, box.controls["a"].layout.max_width) == ("500px", "100%")
     assert box._repr_mimebundle_()["text/plain"] == widgets.STILL and "still picture is above" in widgets.STILL
-
-
-BOOKS = {"global": lambda c, x: 5.0, "local": lambda c, x: 5.0 + 3 * TOKENS.index(x)}
-
-
-def lay_out(book, c, x, y):
-    """Uniform tokens; the constant of the second factor is the book's business."""
-    joint = np.log([1 / 3, 1 / 9, 1 / 9, 1 / 27])
-    conditional = np.log([1, 1 / 3, 1, 1 / 3])
-    first, second = math.log(5.0), math.log(book(c, x))
-    return np.add(joint, [first, first, second, second]), joint, conditional
-
-
-def test_every_book_and_token_can_be_laid_over_both_decompositions():
-    pictures = {}
-    for name, _, picture, sentence in drive(widgets.superimposition_toggle(BOOKS, TOKENS, lay_out)):
-        assert "nats" in sentence
-        pictures.setdefault(name, []).append(picture)
-    assert len(set(pictures["book"])) == len(BOOKS)  # the toggle changes the figure
-
-
-def test_the_sentence_gives_both_constants_and_the_spill_between_them():
-    box = widgets.superimposition_toggle(BOOKS, TOKENS, lay_out)
-    for book, x, after in (("global", "snow", 5), ("local", "snow", 11), ("local", "sun", 5)):
-        box.controls["book"].value, box.controls["x"].value = book, x
-        assert f"5 before {x} and {after} after" in said(box) and f" {math.log(5 / after):+.2f} nats" in said(box)
 
 
 @pytest.fixture

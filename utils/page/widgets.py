@@ -70,23 +70,6 @@ def hold(figure: Figure, values) -> Figure:
     return figure
 
 
-def superimposition_toggle(books: Mapping[str, object], tokens, lay_out: Callable) -> Explorer:
-    """Choose a model and three tokens; see its numbers over both decompositions (`plots.superimposition`).
-
-    `lay_out(book, c, x, y)` returns the three quadruples that the plot takes: model, joint, conditional.
-    """
-
-    def draw(book: str, c, x, y):
-        numbers, joint, conditional = lay_out(books[book], (c,), x, y)
-        first, second = (math.exp(numbers[i] - joint[i]) for i in (0, 2))
-        said = (f"{book}: over the joint the constants are {first:.3g} before {x} and {second:.3g} after it; "
-                f"the spill of {x} is the log of their ratio, {numbers[1] - numbers[2]:+.2f} nats.")  # fmt: skip
-        return plots.superimposition({book: numbers}, joint, conditional), said
-
-    c, x, y = (w.Dropdown(options=list(tokens), index=i % len(tokens)) for i in (0, -1, 1))
-    return explorer(draw, book=w.ToggleButtons(options=list(books)), c=c, x=x, y=y)
-
-
 def gauge_slider(potentials: Mapping[str, object], surprise, spilled, wrong) -> Explorer:
     """Turn `g = λ·h(c)` and watch the answers' spills move, and their probabilities stay (`plots.gauge_scatter`).
 
