@@ -85,6 +85,8 @@ def test_a_token_across_the_seam_belongs_to_the_continuation(lm):
 def test_prompts_without_continuations_are_refused_by_name(lm, continuations, message):
     with pytest.raises(ValueError, match=message):
         score_continuations(lm, PROMPTS[:2], continuations)
+    with pytest.raises(ValueError, match="prompts is empty"):
+        score_continuations(lm, [], [])
 
 
 def test_an_empty_prompt_needs_a_bos_and_no_more(lm):

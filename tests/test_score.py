@@ -162,6 +162,7 @@ def test_a_llama_with_another_tokenizer_scores_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize(("texts", "options", "message"), [
+    ([], {}, "texts is empty"),
     ([""], {}, r"texts\[0\] is empty"), (["fine", "  "], {}, r"texts\[1\] is empty"),
     (["a"], {"bos": False}, "one token"), (["a b"], {"too_long": "cut"}, "too_long"), (["a b"], {"bos": "yes"}, "bos"),
 ])  # fmt: skip

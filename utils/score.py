@@ -44,6 +44,8 @@ def score(
     """
     lm = as_lm(lm)
     texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise ValueError("texts is empty; give at least one")
     if too_long not in ("refuse", "slide"):
         raise ValueError(f"too_long must be 'refuse' or 'slide'; got {too_long!r}")
     prefix = bos_prefix(lm, bos)
@@ -102,6 +104,8 @@ def score_continuations(
     lm = as_lm(lm)
     if len(prompts) != len(continuations) or isinstance(continuations, str):
         raise ValueError(f"continuations must hold one list a prompt, {len(prompts)}; got {len(continuations)}")
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one")
     pairs = [(i, j) for i, options in enumerate(continuations) for j in range(len(options))]
     if missing := sorted({*range(len(prompts))} - {i for i, _ in pairs}):
         raise ValueError(f"prompts[{missing[0]}] has no continuation; give at least one, or leave the prompt out")
