@@ -8,7 +8,7 @@ EXACT := $(wildcard $(addprefix notebooks/,00_*.ipynb 01_*.ipynb 02_*.ipynb 03_*
 CHECKED := $(filter-out $(EXACT),$(wildcard notebooks/*.ipynb))
 NBVAL := --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 
-.PHONY: lab test notebooks train bench
+.PHONY: lab test notebooks train record bench
 
 lab: .venv/installed  ## install, and open JupyterLab on the course (on the real models, if the hub answers)
 	SPILLED_ENERGY_MODELS=auto $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
@@ -28,6 +28,9 @@ train: .venv/installed  ## re-make the language, every bundled model and recorde
 	$(BIN)/python -m utils.workshop.documents
 	$(BIN)/python -m utils.workshop.train
 	SPILLED_ENERGY_MODELS=auto $(BIN)/python -m utils.workshop.train_images
+
+record: .venv/installed  ## ask the real Llama and put its answers on record (an hour; resumable)
+	$(BIN)/python -m utils.workshop.record
 
 bench: .venv/installed  ## time and memory, side by side (half an hour); recorded for notebook 08
 	$(BIN)/python tests/benchmarks/bench.py
