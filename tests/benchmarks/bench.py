@@ -4,7 +4,7 @@ Every number is a ratio within one run: the variants take turns in one process, 
 the job for Ray, which is done once each way). Memory is the peak of a fresh process each, over that of the
 transformer trunk alone; that process gives back what it frees, so that its peak is what was held, and not what the
 allocator kept for later. The table is printed and recorded in `data/recorded/bench.csv`, with the machine it speaks
-of; notebook 08 reads it, and the figure is drawn from it.
+of; notebook 09 reads it, and the figure is drawn from it.
 """
 
 import argparse
