@@ -121,8 +121,13 @@ def own_answers(lm: LM, questions: pd.DataFrame, prefix: str, way: str) -> tuple
     tokens["text"] = spoken[tokens.text]
     ids = written.groupby("text").id.agg(list)
     read = tokens.groupby("text").id.agg(list).reindex(range(len(prompts)), fill_value=[])
-    answers["same_ids"] = [ids[i][: len(read[i])] == read[i] for i in range(len(prompts))]
+    answers["same_ids"] = [holds(ids[i], read[i]) for i in range(len(prompts))]
     return answers, tokens
+
+
+def holds(ids: list[int], run: list[int]) -> bool:
+    """Whether `run` stands in `ids` in one piece: was the answer written in the tokens that it is read in?"""
+    return any(ids[i : i + len(run)] == run for i in range(len(ids)))
 
 
 def given_answers(lm: LM, questions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
