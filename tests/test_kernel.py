@@ -150,7 +150,7 @@ def test_random_kernels_have_a_private_part_and_ones_on_the_diagonal():
     (kernel_flow, (np.eye(2), [1, -1], np.eye(2), [1.0]), "kernel must be"),
     (kernel_flow, (np.eye(2), [1, 1], 2 * np.eye(2), [1.0]), "q must have"),
     (kernel_flow, (np.eye(2), [1, 1], np.eye(2), [2.0, 1.0]), "times must be"),
-    (max_margin, (np.ones((2, 2)), [0, 1], 3), "positive definite"),
+    (max_margin, (np.ones((2, 2)), [0, 1], 3), "kernel must be positive definite"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(call, arguments, words):
     with pytest.raises(ValueError, match=words):
