@@ -37,6 +37,24 @@ def power_law(k: int, alpha: float = 1.0) -> np.ndarray:
     return weights / weights.sum()
 
 
+def uneven(k: int) -> np.ndarray:
+    """k probabilities, none three times another; the same ones each time. (For claims that hold for any `q`.)"""
+    weights = np.random.default_rng(k).uniform(0.5, 1.5, k)
+    return weights / weights.sum()
+
+
+def descend(q, p, time: float, rate: float) -> np.ndarray:
+    """Plain gradient descent on `Σ_c p(c)·cross-entropy(c)`, from zero, for `time / rate` steps: logits like `q`.
+
+    `q` [contexts, |V|] or [|V|], one for all; `p` [contexts]. What the formulas here are compared with.
+    """
+    p = np.asarray(p, float)[:, None]
+    f = np.zeros((len(p), np.shape(q)[-1]))
+    for _ in range(round(time / rate)):
+        f += rate * p * (q - softmax(f, axis=-1))
+    return f
+
+
 def margin(tau, vocab_size: int, k: int = 1) -> np.ndarray:
     """`μ`, the logit of a possible token minus that of an impossible one, when `k` tokens are equally likely.
 
@@ -123,6 +141,17 @@ def tabular_learner(conditionals, tau, vocab_size: int) -> TabularLearner:
         V[rows] = logsumexp(f, axis=-1, b=np.append(np.ones(len(q)), vocab_size - len(q)))
         kl[rows] = V[rows] - f[..., :-1] @ q + q @ np.log(q)
     return TabularLearner(V, kl)
+
+
+def slope(q, first: float, last: float, vocab_size: int) -> float:
+    """How much V rises for a nat of log τ, and so of log p(c), where `q` comes next: fitted from `first` to `last`."""
+    tau = np.geomspace(first, last, 21)
+    return float(np.polyfit(np.log(tau), tabular_learner([q], tau[None], vocab_size).log_partition[0], 1)[0])
+
+
+def escape_probability(logits, met) -> np.ndarray:
+    """The probability that rows of `logits` […, |V|] keep for the tokens never `met`, a mask that broadcasts: […]."""
+    return (softmax(logits, axis=-1) * ~np.asarray(met)).sum(-1)
 
 
 def sgd(conditionals, visits, vocab_size: int, rate: float = 1.0, seed: int = 0) -> SampledTable:
