@@ -31,6 +31,7 @@ train: .venv/installed  ## re-make the language, every bundled model and recorde
 
 record: .venv/installed  ## ask the real Llama and put its answers on record (an hour; resumable)
 	$(BIN)/python -m utils.workshop.record
+	$(BIN)/python -m utils.workshop.joint
 
 bench: .venv/installed  ## time and memory, side by side (half an hour); recorded for notebook 09
 	$(BIN)/python tests/benchmarks/bench.py

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.detect import POOLINGS, SCORES, TERMS, pool
+from utils.detect import POOLINGS, SCORES, SIGNS, TERMS, Score, noise, pool
 from utils.energy import TokenEnergies
 
 
@@ -52,3 +52,19 @@ def test_pooling_refuses_what_it_cannot_do(table):
         pool(table, "median")
     with pytest.raises(ValueError, match="no Term 1"):
         pool(table.assign(spilled=np.nan))
+
+
+def test_the_three_readings_of_the_sign_agree_on_what_they_read(table):
+    read = pool(table, "mean", SIGNS)
+    np.testing.assert_allclose(read["s"], -read["−s"])
+    np.testing.assert_array_equal(pool(table, "max", SIGNS)["|s|"], table.spilled.abs().groupby(table.text).max())
+    assert pool(table, "max", SIGNS)["s"][0] == table.spilled[:2].max()  # oriented first, then pooled
+
+
+def test_noise_knows_no_token_but_pooled_by_max_it_counts_them():
+    lengths = np.repeat([1, 8], 500)
+    tokens = pd.DataFrame({"text": np.repeat(np.arange(1000), lengths)})
+    by = {how: pool(tokens, how, {"noise": Score(noise, "none")}).noise for how in ("mean", "max", "min")}
+    above = {how: (values[500:].to_numpy()[:, None] > values[:500].to_numpy()).mean() for how, values in by.items()}
+    assert abs(above["mean"] - 0.5) < 0.05 and above["max"] > 0.8 and above["min"] < 0.2
+    pd.testing.assert_series_equal(noise(tokens), noise(tokens.assign(x=1)))

@@ -27,6 +27,8 @@ def test_tables_and_prefixes_are_read_by_their_name_and_another_name_is_refused(
     monkeypatch.setattr(records, "FOLDER", tmp_path)
     pd.DataFrame({"x": [1, 2]}).to_csv(tmp_path / "rows.csv", index=False)
     assert recorded("rows").x.tolist() == [1, 2]
+    pd.DataFrame({"x": [3]}).to_parquet(tmp_path / "table.parquet")
+    assert recorded("table").x.tolist() == [3]
 
 
 def test_an_altered_record_is_noticed(monkeypatch, tmp_path):

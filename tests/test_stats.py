@@ -275,6 +275,37 @@ def test_the_permutation_null_rejects_at_its_level():
     assert 0.035 <= rejected / 2000 <= 0.065
 
 
+def test_intervals_of_many_differences_hold_together_and_not_one_by_one():
+    rng, together, alone = np.random.default_rng(41), 0, 0
+    for _ in range(200):
+        scores, wrong, cluster = answers(rng, clusters=60, true=(0.75,) * 7, sizes=(1, 3), correlation=0.5)
+        frame = pd.DataFrame(scores, columns=list("abcdefg"))
+        found = stats.compare_together(frame, wrong, cluster, "a", resamples=300)
+        assert found["a"][:3] == (0, 0, 0)
+        together += all(e.low <= 0 <= e.high for e in found)
+        alone += all(e.low <= 0 <= e.high for e in stats.compare(frame.iloc[:, :4], wrong, cluster, "a"))
+    assert 0.91 <= together / 200 <= 0.985 and alone < together
+
+
+def test_differences_taken_together_have_the_single_estimates_within_strata():
+    scores, wrong, cluster = answers(np.random.default_rng(1), true=(0.8, 0.7, 0.6))
+    frame, strata = pd.DataFrame(scores, columns=list("abc")), np.arange(len(wrong)) % 3
+    one = stats.compare(frame, wrong, cluster, "b", strata)
+    together = stats.compare_together(frame, wrong, cluster, "b", strata)
+    for name in "ac":
+        assert together[name].value == pytest.approx(one[name].value)
+        assert together[name].high - together[name].low > one[name].high - one[name].low
+
+
+def test_risk_is_the_share_of_errors_among_what_is_answered():
+    rng = np.random.default_rng(0)
+    score, wrong = rng.permutation(50.0 * np.arange(50)), rng.random(50) < 0.4
+    found = stats.risk(score, wrong)
+    for k in (1, 7, 50):
+        assert found[k - 1] == pytest.approx(wrong[np.argsort(score)[:k]].mean())
+    np.testing.assert_allclose(stats.risk(np.zeros(50), wrong), wrong.mean())  # ties give nothing away
+
+
 @pytest.mark.parametrize(("wrong_share", "correlation", "planted", "power"), [
     (0.55, 0.6, 0.05, (0.80, 1.00)),  # as many wrong answers as the notebook's earliest checkpoint: 329 of 592
     (0.08, 0.35, 0.12, (0.80, 1.00)),  # the primary comparison has 47 of 592,

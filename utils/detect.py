@@ -9,6 +9,7 @@ label is seen.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from .energy import terms_of
@@ -43,6 +44,17 @@ TERMS = {
     "−(A+C)": Score(lambda x: -terms_of(x).likelihood - terms_of(x).gauge_drop, "likelihood and gauge alone"),
     "−(A+B+C)": Score(lambda x: -x.spilled, "the sum is −s"),
 }
+# Readings of the sign, and two rivals that know nothing of a token.
+SIGNS = {
+    "−s": SCORES["−s"],
+    "s": Score(lambda x: x.spilled, "Term 1 far above Term 2 (the blog post)"),
+    "|s|": Score(lambda x: x.spilled.abs(), "far from consistent, either way (the paper's documentation)"),
+}
+
+
+def noise(table: pd.DataFrame) -> pd.Series:
+    """A standard normal number a token, always the same ones. Pooled by max or min it still counts tokens."""
+    return pd.Series(np.random.default_rng(0).normal(size=len(table)), table.index)
 
 
 def pool(table: pd.DataFrame, how: str = "mean", scores: dict[str, Score] = SCORES) -> pd.DataFrame:

@@ -15,16 +15,19 @@ FOLDER = DATA / "recorded"
 
 
 def recorded(name: str) -> dict[str, np.ndarray] | dict[str, Tensor] | pd.DataFrame:
-    """The record of that name: arrays (.npz), tensors (.safetensors) or a table (.csv), read anew.
+    """The record of that name: arrays (.npz), tensors (.safetensors) or a table (.csv, .parquet), read anew.
 
     A training run has `steps` [S], and `V`, `m`, `K`, `m_live`, `kl` [S, 5000] in nats, float64. ValueError on an
     unknown name, or a tensor whose SHA-256 is not the one in the `card` beside it.
     """
-    found = {path.stem: path for path in sorted(FOLDER.glob("*")) if path.suffix in (".npz", ".safetensors", ".csv")}
+    readable = (".npz", ".safetensors", ".csv", ".parquet")
+    found = {path.stem: path for path in sorted(FOLDER.glob("*")) if path.suffix in readable}
     if name not in found:
         raise ValueError(f"no record is named {name!r}; there are {', '.join(found) or 'none'}")
     if found[name].suffix == ".csv":
         return pd.read_csv(found[name], comment="#")
+    if found[name].suffix == ".parquet":
+        return pd.read_parquet(found[name])
     if found[name].suffix == ".safetensors":
         tensors, expected = load_file(found[name]), card(name)["sha256"]
         for key, tensor in tensors.items():

@@ -102,10 +102,11 @@ def score_answers(lm: LM, prompts, said: Sequence[Said], bos: str | bool) -> pd.
     """Token rows of each answer and its full stop: `text` indexes `prompts`, `stop` is True after the answer."""
     table = score_continuations(lm, prompts, [[s.sentence] for s in said], batch_size=64, bos=bos)
     table = table.rename(columns={"prompt": "text"}).drop(columns=["continuation", "position"])
-    begins = np.array([len(p) + s.sentence.index(s.answer) for p, s in zip(prompts, said, strict=True)])[table.text]
-    ends = begins + np.array([len(s.answer) for s in said])[table.text]
-    table = table[table.end > begins].assign(stop=table.start >= ends)
-    return table.assign(start=table.start - begins, end=table.end - begins)
+    begins = np.array([len(p) + s.sentence.index(s.answer) for p, s in zip(prompts, said, strict=True)])
+    ends = begins + np.array([len(s.answer) for s in said])
+    table = table[table.end > begins[table.text]]  # a space may be a token by itself
+    begin, end = begins[table.text], ends[table.text]
+    return table.assign(stop=table.start >= end, start=table.start - begin, end=table.end - begin)
 
 
 def own_answers(lm: LM, questions: pd.DataFrame, prefix: str, way: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -120,8 +121,13 @@ def own_answers(lm: LM, questions: pd.DataFrame, prefix: str, way: str) -> tuple
     tokens["text"] = spoken[tokens.text]
     ids = written.groupby("text").id.agg(list)
     read = tokens.groupby("text").id.agg(list).reindex(range(len(prompts)), fill_value=[])
-    answers["same_ids"] = [ids[i][: len(read[i])] == read[i] for i in range(len(prompts))]
+    answers["same_ids"] = [holds(ids[i], read[i]) for i in range(len(prompts))]
     return answers, tokens
+
+
+def holds(ids: list[int], run: list[int]) -> bool:
+    """Whether `run` stands in `ids` in one piece: was the answer written in the tokens that it is read in?"""
+    return any(ids[i : i + len(run)] == run for i in range(len(ids)))
 
 
 def given_answers(lm: LM, questions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -205,6 +211,7 @@ def parts(lm: LM, questions: pd.DataFrame, prefixes: list[dict]) -> dict[str, pa
 
 
 ANSWERS = ["question", "way", "answer", "sentence", "right", "stopped", "same_ids"]
+ASKED = ["task", "relation", "subject", "prompt", "answer", "split", "distance", "lengths", "pair"]  # of the question
 TOKENS = ["text", "id", "token", "start", "end", "stop", *TokenEnergies._fields]
 
 
@@ -234,7 +241,8 @@ def record(lm: LM, questions: pd.DataFrame, prefixes: list[dict], folder: Path =
         for name, rows in tqdm(chosen.groupby("relation"), desc="sample")
     ]
     rivals = pd.concat(again).assign(way="few-shot")
-    return answers.merge(rivals, on=["question", "way"], how="left"), tokens
+    about = questions[ASKED].rename(columns={"answer": "truth"}).assign(cluster=questions.subject.map(normal))
+    return answers.merge(rivals, on=["question", "way"], how="left").join(about, on="question"), tokens
 
 
 def main() -> None:
