@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from utils import tabular
 from utils.almanac import Almanac
 from utils.tabular import (
     closed_form,
@@ -173,6 +174,32 @@ def test_a_tail_is_solved_as_by_exponentials_without_a_solver(alpha):
 def test_power_laws_are_probabilities_that_fall_with_rank():
     q = power_law(7, 2.0)
     assert q.sum() == pytest.approx(1) and q[1] / q[0] == pytest.approx(1 / 4) and q[6] / q[0] == pytest.approx(1 / 49)
+
+
+def test_the_course_s_own_descent_is_a_step_on_each_logit_at_the_context_s_rate():
+    q, p = uneven(5), np.array([1.0, 0.1])
+    assert np.allclose(tabular.descend(np.pad(q, (0, SIZE - 5)), p, time=30, rate=0.1), descend(q, p, 300, 0.1))
+    both = np.stack([np.eye(SIZE)[3], np.full(SIZE, 1 / SIZE)])
+    f = tabular.descend(both, p, time=9, rate=0.5)
+    assert f[0].argmax() == 3 and np.allclose(f[1], 0)  # each context its own truth; nothing to learn, nothing moves
+
+
+def test_uneven_conditionals_are_uneven_within_a_factor_of_three():
+    for k in (2, 5, 45):
+        q = tabular.uneven(k)
+        assert q.sum() == pytest.approx(1) and 1.01 < q.max() / q.min() < 3 and (q == tabular.uneven(k)).all()
+
+
+def test_a_slope_is_that_of_the_closed_form_between_the_two_clocks():
+    for first, last in ((10, 100), (1e4, 1e6)):
+        rise = np.diff(closed_form([first, last], SIZE, 5))[0] / np.log(last / first)
+        assert tabular.slope(np.full(5, 0.2), first, last, SIZE) == pytest.approx(rise, abs=0.06)
+
+
+def test_escape_probability_is_that_of_the_tokens_never_met():
+    f = np.log([[50, 30, 20], [0.1, 0.1, 0.8]])  # any constant in a row
+    assert tabular.escape_probability(f, [[True, False, False], [True, True, True]]) == pytest.approx([0.5, 0])
+    assert tabular.escape_probability(f, [False, False, True]) == pytest.approx([0.8, 0.2])
 
 
 def one_at_a_time(tokens, size, rate):
