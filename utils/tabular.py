@@ -101,3 +101,9 @@ def tabular_learner(conditionals, tau, vocab_size: int) -> TabularLearner:
         V[rows] = logsumexp(f, axis=-1, b=np.append(np.ones(len(q)), vocab_size - len(q)))
         kl[rows] = V[rows] - f[..., :-1] @ q + q @ np.log(q)
     return TabularLearner(V, kl)
+
+
+def slope_at_equal_kl(table: TabularLearner, log_p, kl: float) -> float:
+    """Slope of the table's `V` on `log_p` [contexts], at the time when its mean KL is `kl`; NaN if it never is."""
+    x = np.asarray(log_p, float) - np.mean(log_p)
+    return float(np.interp(-kl, -table.kl.mean(0), x @ table.log_partition / (x @ x), np.nan, np.nan))
