@@ -6,6 +6,7 @@ are not independent, so it is always the whole cluster that is drawn, permuted o
 wrong answer scores higher than a right one (ties count half).
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -79,8 +80,16 @@ def draw_weights(clusters, resamples: int = RESAMPLES, seed: int = 0) -> np.ndar
     [[1, 1, 1], [2, 2, 0]]
     """
     code, names = pd.factorize(np.asarray(clusters), use_na_sentinel=False)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    return np.vstack([np.ones(len(names)), drawn])[:, code]
+    return draw_counts(len(names), resamples, seed)[:, code]
+
+
+@lru_cache(maxsize=4)  # a table asks for the same draws once a column
+def draw_counts(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n clusters is drawn, [1 + resamples, n]: once, then in each draw of n with replacement."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+    counts = np.vstack([np.ones(n), drawn])
+    counts.flags.writeable = False
+    return counts
 
 
 def weight_below(score, w) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ from .questions import key, normal
 SEED = 20261125
 NEW_TOKENS = 16
 FULL_STOP = re.compile(r"(?<=[a-z0-9]{2})\.(?=\s|$)|(?<=\b[0-9])\.(?=\s|$)|\.$")  # of a sentence, not of "St. Louis"
-SAMPLES, SAMPLED = 10, 400  # answers drawn at temperature 1 for each of so many questions
+SAMPLES, SAMPLED, SAMPLE_TOKENS = 10, 300, 8  # answers drawn at temperature 1, of how many questions, how long
 KEEP = (0.15, 0.85)  # a relation counts if this share of its development half is answered rightly
 EXACT = {"symbol"}  # relations in which upper and lower case differ
 BELIEF = "Question: {question} Proposed answer: {answer}. Is the proposed answer true or false? Answer:"
@@ -145,9 +145,8 @@ def agreement(lm: LM, questions: pd.DataFrame, prefix: str, answers: pd.DataFram
     the entropy in nats of the drawn answers sorted by key; `belief`, log p("true") − log p("false") about its answer.
     """
     prompts = few_shot(questions, prefix)
-    drawn = generate(
-        lm, np.repeat(prompts, SAMPLES).tolist(), temperature=1.0, max_new_tokens=NEW_TOKENS, stop="\n", seed=SEED
-    )[0]
+    options = {"temperature": 1.0, "max_new_tokens": SAMPLE_TOKENS, "stop": "\n", "seed": SEED}
+    drawn = generate(lm, np.repeat(prompts, SAMPLES).tolist(), batch_size=128, **options)[0]
     keys = np.array([key(read_completion(text).answer) for text in drawn]).reshape(-1, SAMPLES)
     greedy = answers.set_index("question").answer.reindex(questions.index)
     entropy = [-sum(p * np.log(p) for p in np.unique(row, return_counts=True)[1] / SAMPLES) for row in keys]
