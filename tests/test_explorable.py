@@ -17,6 +17,7 @@ from pytest import approx
 from utils import ROOT, gauge
 from utils.energy import log_partition, potentials, spilled_energy
 from utils.page import explorable
+from utils.tabular import closed_form
 
 TOKENS = ["The", " sun", " </script><script>boom()</script>", " 🌞", "\n", " & <b>rain</b>"]
 NAMES = [*TOKENS, " snow", "<!--"]
@@ -74,10 +75,20 @@ def tree() -> dict:
     return explorable.grow_tree(tree_logits, NAMES.__getitem__, top=2, depth=3)
 
 
+LOG_TAU, LOG_P = np.arange(-12.5, 15, 0.05), [-10.0, -5.0, 0.0]
+SUPPORTS = (1, 5, 45)  # of 50 tokens
+
+
+def ages(log_tau=LOG_TAU, **options) -> str:
+    curves = {f"k = {k}": closed_form(np.exp(log_tau), 50, k) for k in SUPPORTS}
+    return explorable.training_time(log_tau, curves, LOG_P, decades=(-1, 6), start=2, **options)
+
+
 PAGES = {
     "gauge": lambda: explorable.gauge_slider(numbers()),
     "super": lambda: explorable.superimposition(stories(), "snow"),
     "tree": lambda: explorable.context_tree(tree()),
+    "time": ages,
 }
 every_page = pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
 
@@ -102,7 +113,7 @@ def test_other_numbers_have_another_key():
     other = numbers()
     other["logit"][0] += 1e-6
     pages = [*(make() for make in PAGES.values()), explorable.gauge_slider(other)]
-    assert len({re.search(r'data-key="(\w+)"', page)[1] for page in pages}) == 4
+    assert len({re.search(r'data-key="(\w+)"', page)[1] for page in pages}) == len(pages)
 
 
 def test_numbers_of_a_sentence_are_those_of_the_energies_and_survive_json():
@@ -142,6 +153,11 @@ def test_show_leaves_a_sentence_where_no_html_is_shown(monkeypatch):
         (lambda: explorable.sentence_numbers(*sentence(), str, top=0), "top"),
         (lambda: explorable.superimposition({}), "empty"),
         (lambda: explorable.superimposition({"a": [[0, 0, 0]] * 3}), "quadruples"),
+        (lambda: ages(LOG_TAU[::-1]), "log_tau must increase"),
+        (lambda: ages(LOG_TAU[LOG_TAU > -12]), "log_tau must reach"),
+        (lambda: ages(LOG_TAU[LOG_TAU < 13]), "log_tau must reach"),
+        (lambda: explorable.training_time(LOG_TAU, {"k": LOG_TAU[1:]}, LOG_P), "one V for each"),
+        (lambda: explorable.training_time(LOG_TAU, {"k": LOG_TAU}, LOG_P, (-1, 6), start=7), "log_tau must reach"),
         (lambda: explorable.context_tree({}), "one tree"),
         (lambda: explorable.context_tree({k: v for k, v in tree().items() if len(k) != 1}), "one tree"),
         (lambda: explorable.context_tree({k: v | {"log_partition": math.inf} for k, v in tree().items()}), "finite"),
@@ -368,6 +384,48 @@ def test_a_button_glides_to_its_gauge_and_jumps_for_those_who_want_no_motion(vis
     assert any(0 < place < 3 for place in lively.evaluate("seen"))
 
 
+def paths(page) -> list[str]:
+    return page.locator(".branch").evaluate_all("all => all.map(e => e.getAttribute('d'))")
+
+
+def test_contexts_grow_with_training_time_as_the_closed_form_says_and_one_that_never_comes_stays(visit):
+    page = visit(PAGES["time"]())
+    order = [*SUPPORTS[1:], SUPPORTS[0]]  # the one that is watched is drawn last
+    for turn in ("min", 2.5, "max"):
+        decade = move(page, turn)
+        V = [closed_form(np.exp(LOG_P) * 10**decade, 50, k) for k in order]
+        assert read(page, ".dot", "v") == approx(np.ravel(V), abs=1e-3)
+        assert read(page, ".dot", "x") == approx(LOG_P * 3)  # they do not move sideways
+        assert read(page, ".stage", "never") == approx([math.log(50)], abs=1e-3)
+        worth = closed_form(np.exp([0.0, -1.0]) * 10**decade, 50, 1)
+        assert read(page, ".stage", "slope") == approx([worth[0] - worth[1]], abs=1e-3)
+    assert decade == 6 and f"{V[-1][0]:.1f} at log p = −10 to {V[-1][-1]:.1f} at log p = 0" in status(page)
+
+
+def test_against_their_clocks_the_curves_stand_still_and_the_contexts_walk_along_them(visit):
+    page = visit(PAGES["time"]())
+    for across, still in ((0, False), (1, True)):
+        choose(page, 1, index=across)
+        seen = []
+        for end in ("min", "max"):
+            decade = move(page, end)
+            seen.append((paths(page), boxes(page, ".dot", "left"), read(page, ".dot", "v")))
+            if across:
+                assert read(page, ".dot", "x") == approx(np.tile(np.add(LOG_P, decade * math.log(10)), 3))
+        (before, left, V), (after, right, W) = seen
+        assert (before == after) == still and (right == left).all() != still and (W >= V).all() and (W > V + 1).any()
+
+
+def test_the_watched_contexts_are_marked_and_named(visit):
+    page = visit(PAGES["time"]())
+    for number, k in enumerate(SUPPORTS):
+        choose(page, 0, index=number)
+        assert page.locator(".dot.on").count() == len(LOG_P) and page.locator(".branch.on").count() == 1
+        assert page.locator(".side.on").text_content() == f"k = {k}" and f"k = {k}:" in status(page)
+        V = closed_form(np.exp(LOG_P) * 100, 50, k)
+        assert read(page, ".dot.on", "v") == approx(V, abs=1e-3)
+
+
 @every_page
 def test_a_keyboard_is_enough_even_where_the_page_wants_the_keys_for_itself(visit, make):
     page = visit(make())
@@ -391,11 +449,11 @@ def test_hostile_tokens_are_shown_as_text_and_run_nothing(visit):
 
 def test_two_copies_on_one_page_are_independent_and_each_gets_its_own_drawing(visit):
     page = visit(*[make() for make in PAGES.values()], PAGES["gauge"]())
-    assert page.locator(".stage").count() == 4 and page.locator(".explorable:has(.card)").count() == 2
-    before = read(page, ".explorable:nth-of-type(4) .card", "s")
+    assert page.locator(".stage").count() == len(PAGES) + 1 and page.locator(".explorable:has(.card)").count() == 2
+    before = read(page, f".explorable:nth-of-type({len(PAGES) + 1}) .card", "s")
     assert len(before) == len(TOKENS)
     move(page, 1.0)
-    assert (read(page, ".explorable:nth-of-type(4) .card", "s") == before).all()
+    assert (read(page, f".explorable:nth-of-type({len(PAGES) + 1}) .card", "s") == before).all()
     assert (read(page, ".explorable:nth-of-type(1) .card", "s") != before).all()
 
 
@@ -430,7 +488,7 @@ def test_it_moves_in_a_page_that_nbconvert_made_from_a_stored_notebook(visit):
     # The full templates ask a CDN for MathJax, which is theirs to do; "basic" holds the cells alone.
     document, _ = nbconvert.HTMLExporter(template_name="basic").from_notebook_node(notebook)
     page = visit(document='<!doctype html><meta charset="utf-8"><body>' + document)
-    assert page.locator(".stage").count() == 3
+    assert page.locator(".stage").count() == len(PAGES)
     assert_moves(page)
 
 
@@ -438,7 +496,7 @@ def test_it_moves_in_a_page_that_nbconvert_made_from_a_stored_notebook(visit):
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])
 def test_nothing_sticks_out_of_the_page(visit, make, width):
     page = visit(make(), width=width)
-    parts = ".stage button, .stage select, .grey, .hollow, .stage p, .knot circle, .tray"
+    parts = ".stage button, .stage select, .grey, .hollow, .stage p, .knot circle, .tray, .dot, .side"
     for end in (None, "min", "max"):
         if end:
             move(page, end)
@@ -479,6 +537,7 @@ STORED = {  # notebook → what moves, what stays, as (selector, data- attribute
     "00_start_here": (("[data-s]", "s"), ("[data-p]", "p")),
     "01_two_decompositions": (("[data-first]", "first"), ("[data-spill]", "spill")),
     "02_gauge_freedom": ((".branch", "s"), (".branch", "p")),
+    "06_gradient_descent": ((".dot", "v"), (".stage", "never")),
 }
 
 

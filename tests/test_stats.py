@@ -280,18 +280,18 @@ def test_intervals_of_many_differences_hold_together_and_not_one_by_one():
     for _ in range(200):
         scores, wrong, cluster = answers(rng, clusters=60, true=(0.75,) * 7, sizes=(1, 3), correlation=0.5)
         frame = pd.DataFrame(scores, columns=list("abcdefg"))
-        found = stats.compare_together(frame, wrong, cluster, "a", resamples=300)
+        found = stats.compare_together(frame, wrong, cluster, baseline="a", resamples=300)
         assert found["a"][:3] == (0, 0, 0)
         together += all(e.low <= 0 <= e.high for e in found)
-        alone += all(e.low <= 0 <= e.high for e in stats.compare(frame.iloc[:, :4], wrong, cluster, "a"))
+        alone += all(e.low <= 0 <= e.high for e in stats.compare(frame.iloc[:, :4], wrong, cluster, baseline="a"))
     assert 0.91 <= together / 200 <= 0.985 and alone < together
 
 
 def test_differences_taken_together_have_the_single_estimates_within_strata():
     scores, wrong, cluster = answers(np.random.default_rng(1), true=(0.8, 0.7, 0.6))
     frame, strata = pd.DataFrame(scores, columns=list("abc")), np.arange(len(wrong)) % 3
-    one = stats.compare(frame, wrong, cluster, "b", strata)
-    together = stats.compare_together(frame, wrong, cluster, "b", strata)
+    one = stats.compare(frame, wrong, cluster, strata, baseline="b")
+    together = stats.compare_together(frame, wrong, cluster, strata, baseline="b")
     for name in "ac":
         assert together[name].value == pytest.approx(one[name].value)
         assert together[name].high - together[name].low > one[name].high - one[name].low

@@ -7,9 +7,17 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from utils import tabular
 from utils.almanac import Almanac
-from utils.page import widgets
-from utils.tabular import closed_form, gradient_flow, impossible_token_law, margin, tabular_learner
+from utils.tabular import (
+    closed_form,
+    gradient_flow,
+    impossible_token_law,
+    margin,
+    power_law,
+    sgd,
+    tabular_learner,
+)
 
 SIZE = 50  # |V|
 VISITS = np.logspace(-2, 0, 12)  # p(c) up to a constant: two decades
@@ -133,13 +141,105 @@ def test_the_table_of_a_real_finite_language_takes_seconds():
     assert (table.log_partition > np.log(almanac.vocab_size) - 1e-6).all() and (table.kl > -1e-6).all()  # K ≥ 0
 
 
-def test_the_training_time_slider_redraws_and_says_what_it_shows():
-    box = widgets.training_time(vocab_size=SIZE, supports=(1, 45))
-    picture, sentence = box.picture.value, box.sentence.value
-    box.controls["decade"].value = 6.0
-    assert box.picture.value.startswith("<img alt=") and box.picture.value != picture
-    rise = closed_form(1e6, SIZE, 1) - np.log(SIZE)
-    assert box.sentence.value != sentence and f"{rise:.1f} nats (k = 1)" in box.sentence.value
+def linearised(q, tau, steps=20000):
+    """Logits at clock `tau` by another route: `w = e^(−f)` obeys `dw/dτ = 1/Z − q·w`, linear once `Z = Σ_y 1/w_y` is
+    held for a short step, and then solved by an exponential. No solver, no stiffness."""
+    w, clock = np.ones(len(q)), np.expm1(np.linspace(0, np.log1p(tau), steps))
+    for step in np.diff(clock):
+        decay, start = np.exp(-q * step), 1 / (1 / w).sum()
+        first = decay * w + (1 - decay) / q * start
+        w = decay * w + (1 - decay) / q * (start + 1 / (1 / first).sum()) / 2
+    return -np.log(w)
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0, 3.0])
+def test_in_a_tail_the_slope_is_one_less_one_over_alpha_because_k_is_the_number_met_so_far(alpha):
+    size, tau = 1536, np.logspace(2, 4, 21)  # the window that notebook 06 states
+    q = power_law(size, alpha)
+    V = tabular_learner([q], tau[None], size).log_partition[0]
+    assert np.polyfit(np.log(tau), V, 1)[0] == pytest.approx(1 - 1 / alpha, abs=0.06)
+    k_tau = (q[:, None] * tau >= 1).sum(0)
+    assert np.polyfit(np.log(tau), np.log(k_tau), 1)[0] == pytest.approx(1 / alpha, abs=0.06)
+    assert np.polyfit(np.log(tau), V - np.log(tau / k_tau), 1)[0] == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("alpha", [1.5, 3.0])
+def test_a_tail_is_solved_as_by_exponentials_without_a_solver(alpha):
+    q = power_law(300, alpha)
+    f = linearised(q, 1000.0)
+    assert np.abs(gradient_flow(q, [1000.0], 300)[0, 0, :-1] - f).max() < 2e-3
+    assert tabular_learner([q], [[1000.0]], 300).log_partition[0, 0] == pytest.approx(log_partition(f), abs=2e-3)
+
+
+def test_power_laws_are_probabilities_that_fall_with_rank():
+    q = power_law(7, 2.0)
+    assert q.sum() == pytest.approx(1) and q[1] / q[0] == pytest.approx(1 / 4) and q[6] / q[0] == pytest.approx(1 / 49)
+
+
+def test_the_course_s_own_descent_is_a_step_on_each_logit_at_the_context_s_rate():
+    q, p = uneven(5), np.array([1.0, 0.1])
+    assert np.allclose(tabular.descend(np.pad(q, (0, SIZE - 5)), p, time=30, rate=0.1), descend(q, p, 300, 0.1))
+    both = np.stack([np.eye(SIZE)[3], np.full(SIZE, 1 / SIZE)])
+    f = tabular.descend(both, p, time=9, rate=0.5)
+    assert f[0].argmax() == 3 and np.allclose(f[1], 0)  # each context its own truth; nothing to learn, nothing moves
+
+
+def test_uneven_conditionals_are_uneven_within_a_factor_of_three():
+    for k in (2, 5, 45):
+        q = tabular.uneven(k)
+        assert q.sum() == pytest.approx(1) and 1.01 < q.max() / q.min() < 3 and (q == tabular.uneven(k)).all()
+
+
+def test_a_slope_is_that_of_the_closed_form_between_the_two_clocks():
+    for first, last in ((10, 100), (1e4, 1e6)):
+        rise = np.diff(closed_form([first, last], SIZE, 5))[0] / np.log(last / first)
+        assert tabular.slope(np.full(5, 0.2), first, last, SIZE) == pytest.approx(rise, abs=0.06)
+
+
+def test_escape_probability_is_that_of_the_tokens_never_met():
+    f = np.log([[50, 30, 20], [0.1, 0.1, 0.8]])  # any constant in a row
+    assert tabular.escape_probability(f, [[True, False, False], [True, True, True]]) == pytest.approx([0.5, 0])
+    assert tabular.escape_probability(f, [False, False, True]) == pytest.approx([0.8, 0.2])
+
+
+def one_at_a_time(tokens, size, rate):
+    """A row by hand: probabilities first, then the gradient of the loss −log p̂(token) for each logit in turn."""
+    f = [0.0] * size
+    for token in tokens:
+        total = sum(np.exp(value) for value in f)
+        f = [value - rate * (np.exp(value) / total - (y == token)) for y, value in enumerate(f)]
+    return np.array(f)
+
+
+def test_sampled_training_is_a_gradient_step_a_visit_in_the_visited_row_alone():
+    q, visits = [np.ones(1), uneven(3), uneven(3)], [4, 9, 0]
+    table = sgd(q, visits, 6, rate=0.7, seed=5)
+    rng = np.random.default_rng(5)
+    for row, (conditional, n) in enumerate(zip(q, visits, strict=True)):
+        tokens = rng.choice(len(conditional), n, p=conditional)
+        assert np.allclose(table.logits[row], one_at_a_time(tokens, 6, 0.7))
+        assert np.flatnonzero(table.met[row]).tolist() == sorted({*tokens.tolist()})
+
+
+@pytest.mark.parametrize("k", [1, 5, 25, 45])
+def test_the_mass_left_for_tokens_never_met_is_types_over_visits(k):
+    """`(1 − k/|V|)·k/τ` for the flow; the same for drawn tokens, in the mean over rows, with τ = rate × visits."""
+    law = (1 - k / SIZE) * k / 1000
+    f = gradient_flow(uneven(k), [1000.0], SIZE)[0, 0]
+    all_of = np.append(f[:k], np.full(SIZE - k, f[-1]))
+    assert np.exp(all_of[k:] - np.log(np.exp(all_of).sum())).sum() == pytest.approx(law, rel=0.05)
+    f, met = sgd([uneven(k)] * 60, [1000] * 60, SIZE, rate=1.0, seed=0)
+    p = np.exp(f) / np.exp(f).sum(-1, keepdims=True)
+    assert (met.sum(-1) == k).all() and (p * ~met).sum(-1).mean() == pytest.approx(law, rel=0.1)
+    slow = sgd([uneven(k)] * 5, [4000] * 5, SIZE, rate=0.25, seed=1)  # the same clock, four times the visits
+    p = np.exp(slow.logits) / np.exp(slow.logits).sum(-1, keepdims=True)
+    assert (p * ~slow.met).sum(-1).mean() == pytest.approx(law, rel=0.1)
+
+
+def test_a_table_surprises_as_much_as_its_log_partition_says():
+    f, met = sgd([np.ones(1), power_law(10), power_law(10)], [1000, 100, 2000], 1536)
+    V, escape = log_partition(f), (np.exp(f) * ~met).sum(-1) / np.exp(f).sum(-1)
+    assert np.abs(V - np.log(1536) + np.log(escape)).max() < 0.1 and np.ptp(V) > 3
 
 
 def network(tied):

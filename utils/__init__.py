@@ -20,9 +20,10 @@ Notation, everywhere in nats:
 |                              | `live_tokens`    | tokens that some training document asks to predict     |
 
 Reading order of the rooms: `energy`, `gauge`; then `head`, `reading`, `load`, `score`, `write` (a model and a text
-become a table); `detect`, `stats`; `almanac`, `tabular` (a language and a learner that can be solved); `images`,
-`records`. What draws and checks on a page is in `page`, what fetches a model in `fetch`, what only a maintainer runs in
-`workshop`. Data flows one way: text → `score` → tidy table → `detect` and `stats` → `page.plots` → notebook.
+become a table); `detect`, `stats`; `almanac`, `tabular`, `kernel` (a language, and two learners that can be solved);
+`images`, `records`. What draws and checks on a page is in `page`, what fetches a model in `fetch`, what only a
+maintainer runs in `workshop`. Data flows one way: text → `score` → tidy table → `detect` and `stats` → `page.plots` →
+notebook.
 """
 
 import os

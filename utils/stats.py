@@ -162,14 +162,14 @@ def auroc_difference(score, baseline, wrong, clusters, strata=None, resamples=RE
     return answers.t_interval(one - other)
 
 
-def compare(scores: pd.DataFrame, wrong, clusters, baseline: str | None = None, strata=None) -> pd.Series:
+def compare(scores: pd.DataFrame, wrong, clusters, strata=None, *, baseline: str | None = None) -> pd.Series:
     """The `auroc` of every column, or its `auroc_difference` to the column `baseline`: a Series of Estimates."""
     measure, against = (auroc, []) if baseline is None else (auroc_difference, [scores[baseline]])
     return pd.Series({name: measure(scores[name], *against, wrong, clusters, strata) for name in scores})
 
 
 def compare_together(
-    scores: pd.DataFrame, wrong, clusters, baseline: str, strata=None, resamples: int = RESAMPLES, seed: int = 0
+    scores: pd.DataFrame, wrong, clusters, strata=None, *, baseline: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> pd.Series:
     """`auroc_difference` of every column to `baseline`, with intervals that hold *together* in 95 % of experiments.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.integrate import solve_ivp
-from scipy.special import logsumexp, wrightomega
+from scipy.special import logsumexp, softmax, wrightomega
 
 
 class TabularLearner(NamedTuple):
@@ -18,6 +18,41 @@ class TabularLearner(NamedTuple):
 
     log_partition: np.ndarray  # V(c)
     kl: np.ndarray  # KL(q ‖ p̂), what is left to learn
+
+
+class SampledTable(NamedTuple):
+    """A table trained on drawn tokens, both [contexts, |V|]."""
+
+    logits: np.ndarray  # in nats
+    met: np.ndarray  # whether the token has ever come after the context
+
+
+def power_law(k: int, alpha: float = 1.0) -> np.ndarray:
+    """Probabilities `q_r ∝ r^(−α)` of the tokens of rank r = 1 … k.
+
+    >>> power_law(3).round(3).tolist()
+    [0.545, 0.273, 0.182]
+    """
+    weights = np.arange(1, k + 1.0) ** -alpha
+    return weights / weights.sum()
+
+
+def uneven(k: int) -> np.ndarray:
+    """k probabilities, none three times another; the same ones each time. (For claims that hold for any `q`.)"""
+    weights = np.random.default_rng(k).uniform(0.5, 1.5, k)
+    return weights / weights.sum()
+
+
+def descend(q, p, time: float, rate: float) -> np.ndarray:
+    """Plain gradient descent on `Σ_c p(c)·cross-entropy(c)`, from zero, for `time / rate` steps: logits like `q`.
+
+    `q` [contexts, |V|] or [|V|], one for all; `p` [contexts]. What the formulas here are compared with.
+    """
+    p = np.asarray(p, float)[:, None]
+    f = np.zeros((len(p), np.shape(q)[-1]))
+    for _ in range(round(time / rate)):
+        f += rate * p * (q - softmax(f, axis=-1))
+    return f
 
 
 def margin(tau, vocab_size: int, k: int = 1) -> np.ndarray:
@@ -74,12 +109,17 @@ def gradient_flow(q, tau, vocab_size: int) -> np.ndarray:
         e = np.exp(f)
         return np.exp(u) * (q - e / (count @ e))
 
+    def diagonal(u, f, q):  # the Jacobian is this and a product of two vectors; Newton's steps do well without that
+        e = np.exp(f)
+        return -np.exp(u) * e[None] / (count @ e)
+
     f = np.empty((*tau.shape, len(count)))
     different, which = np.unique(np.pad(q, ((0, 0), (0, 1))), axis=0, return_inverse=True)
     for number, row in enumerate(different):
         mine = which.ravel() == number
         u, place = np.unique(np.log1p(tau[mine]), return_inverse=True)
-        steps = solve_ivp(slope, (0, u[-1]), 0 * row, "LSODA", u, args=(row,), rtol=1e-9, atol=1e-9)  # stiff when late
+        stiff = {"method": "LSODA", "jac": diagonal, "lband": 0, "uband": 0}
+        steps = solve_ivp(slope, (0, u[-1]), 0 * row, t_eval=u, args=(row,), rtol=1e-10, atol=1e-10, **stiff)
         f[mine] = steps.y.T[place.reshape(tau[mine].shape)]
     return f
 
@@ -101,6 +141,35 @@ def tabular_learner(conditionals, tau, vocab_size: int) -> TabularLearner:
         V[rows] = logsumexp(f, axis=-1, b=np.append(np.ones(len(q)), vocab_size - len(q)))
         kl[rows] = V[rows] - f[..., :-1] @ q + q @ np.log(q)
     return TabularLearner(V, kl)
+
+
+def slope(q, first: float, last: float, vocab_size: int) -> float:
+    """How much V rises for a nat of log τ, and so of log p(c), where `q` comes next: fitted from `first` to `last`."""
+    tau = np.geomspace(first, last, 21)
+    return float(np.polyfit(np.log(tau), tabular_learner([q], tau[None], vocab_size).log_partition[0], 1)[0])
+
+
+def escape_probability(logits, met) -> np.ndarray:
+    """The probability that rows of `logits` […, |V|] keep for the tokens never `met`, a mask that broadcasts: […]."""
+    return (softmax(logits, axis=-1) * ~np.asarray(met)).sum(-1)
+
+
+def sgd(conditionals, visits, vocab_size: int, rate: float = 1.0, seed: int = 0) -> SampledTable:
+    """Train a table on one drawn token at a time: `f += rate·(1_token − p̂)` in the row of its context, from zero.
+
+    `conditionals`, probabilities of the first tokens, one array a context; `visits`, how many tokens to draw after
+    each. Between rows nothing is shared, so they take their steps side by side. The clock is `τ = rate × visits`.
+    """
+    rng, visits = np.random.default_rng(seed), np.asarray(visits)
+    drawn = [rng.choice(len(q), n, p=q) for q, n in zip(conditionals, visits, strict=True)]
+    f, met = np.zeros((len(drawn), vocab_size)), np.zeros((len(drawn), vocab_size), bool)
+    for step in range(visits.max()):
+        rows = np.flatnonzero(step < visits)
+        tokens = [drawn[c][step] for c in rows]
+        f[rows] -= rate * softmax(f[rows], axis=-1)
+        f[rows, tokens] += rate
+        met[rows, tokens] = True
+    return SampledTable(f, met)
 
 
 def slope_at_equal_kl(table: TabularLearner, log_p, kl: float) -> float:

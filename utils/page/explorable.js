@@ -1,5 +1,6 @@
 // The moving half of explorable.py, pasted into each explorable. No library, no request, no global name.
-// First what all of them share, then one function for each: gaugeSlider, superimposition, contextTree.
+// First what all of them share, then one function for each: gaugeSlider, superimposition, contextTree,
+// trainingTime.
 
 /** The element to draw in: the one this script stands in, or else the first of its kind without a drawing. */
 function mount(key) {
@@ -380,4 +381,83 @@ function scaleOf(low, high, y, wide) {
     lines.push(make("line", line), make("text", { x: 26, y: y(value) + 4, class: "tick end" }, nats(value, 0)));
   }
   return lines;
+}
+
+// ------------------------------------------------------------------------------------------ training time (06)
+
+const ACROSS = ["log p(c), fixed by the language", "log τ = log p(c) + log t, the context's clock"];
+
+/** V at a place of a recorded curve: between two points on their straight line, beyond the ends as at the ends. */
+function onCurve(at, V, place) {
+  const i = at.findIndex((value) => value >= place);
+  if (i < 1) return i === 0 ? V[0] : V[V.length - 1];
+  return V[i - 1] + ((V[i] - V[i - 1]) * (place - at[i - 1])) / (at[i] - at[i - 1]);
+}
+
+function trainingTime(stage, data) {
+  const names = Object.keys(data.curves), [first, last] = data.decades;
+  const state = { decade: data.start, name: names[0], across: 0 };
+  const picture = make("svg", { role: "img" }), said = make("p", { "aria-live": "polite" });
+  const watch = choice("Watch", names, (i) => { state.name = names[i]; draw(); });
+  const across = choice("Draw V against", ACROSS, (i) => { state.across = i; draw(); });
+  const knob = slider("training time t", first, last, 0.05, data.start, (value) => { state.decade = value; draw(); });
+  const glide = glider((decade) => { state.decade = knob.input.value = decade; draw(); });
+  const marks = [first, (first + last) / 2, last];
+  const stops = make("div", { class: "stops" }, ...marks.map((mark) => button(time(mark), () => glide(state.decade, mark))));
+
+  function draw() {
+    const age = state.decade * Math.LN10, at = (name, log_p) => onCurve(data.log_tau, data.curves[name], log_p + age);
+    const contexts = names.flatMap((name) => data.log_p.map((log_p) => ({ name, log_p, V: at(name, log_p) })));
+    const never = at(state.name, -Infinity), often = Math.max(...data.log_p), rare = Math.min(...data.log_p);
+    const slope = at(state.name, often) - at(state.name, often - 1);
+    drawAges(picture, data, state, age, contexts, never);
+    knob.shown.textContent = time(state.decade);
+    knob.input.setAttribute("aria-valuetext", time(state.decade));
+    const here = (log_p) => `${at(state.name, log_p).toFixed(1)} at log p = ${nats(log_p, 0)}`;
+    said.textContent = `${time(state.decade)}, ${state.name}: V runs from ${here(rare)} to ${here(often)}. At that end one `
+      + `nat of log p is worth ${slope.toFixed(2)} nats of V. A context that never comes stays at ${never.toFixed(1)}.`;
+    Object.assign(stage.dataset, { decade: state.decade, never, slope });
+  }
+  stage.append(watch.box, knob.box, stops, across.box, picture, said);
+  new ResizeObserver(draw).observe(picture);
+  draw();
+}
+
+const time = (decade) => `t = ${Number((10 ** decade).toPrecision(2)).toLocaleString("en-US")}`;
+
+function drawAges(picture, data, state, age, contexts, never) {
+  const wide = Math.max(280, picture.clientWidth || 700), tall = 380, move = state.across ? 0 : age;
+  const rare = Math.min(...data.log_p), often = Math.max(...data.log_p), ages = data.decades.map((d) => d * Math.LN10);
+  const [from, to] = state.across ? [rare + ages[0], often + ages[1]] : [rare - 0.5, often + 0.5];
+  const high = Math.max(...Object.values(data.curves).flat()), low = never - 1;
+  const x = (value) => 40 + ((wide - 100) * (value - from)) / (to - from);
+  const y = (value) => tall - 44 - ((tall - 66) * (value - low)) / (high - low);
+  const curves = [], labels = [], watchedLast = (a, b) => (a.name === state.name) - (b.name === state.name);
+  for (const { name, V } of Object.entries(data.curves).map(([name, V]) => ({ name, V })).sort(watchedLast)) {
+    const on = name === state.name ? " on" : "", points = data.log_tau.map((u, i) => [u - move, V[i]]);
+    const shown = points.filter(([u]) => u >= from && u <= to).map(([u, v]) => `${x(u)},${y(v)}`);
+    curves.push(make("path", { d: `M${shown.join("L")}`, class: `branch${on}`, "stroke-width": on ? 3 : 2 }));
+    labels.push({ name, on, y: y(onCurve(data.log_tau, V, to + move)) + 4 });
+  }
+  labels.sort((a, b) => b.y - a.y).forEach((label, i) => { // from below, each at least a line above the last
+    if (i) label.y = Math.min(label.y, labels[i - 1].y - 13);
+  });
+  const words = labels.map(({ name, on, y }) => make("text", { x: wide - 56, y, class: `side${on}` }, name));
+  const dots = contexts.sort(watchedLast).map(({ name, log_p, V }) => make("circle", { cx: x(log_p + age - move), cy: y(V), r: 4,
+    class: name === state.name ? "dot on" : "dot", "data-v": V, "data-x": log_p + age - move }));
+  const line = { x1: 30, x2: wide - 60, y1: y(never), y2: y(never), class: "never", "data-v": never };
+  picture.setAttribute("viewBox", `0 0 ${wide} ${tall}`);
+  picture.setAttribute("aria-label", `V of ${contexts.length} contexts against ${ACROSS[state.across]}`);
+  const foot = make("text", { x: wide / 2, y: tall - 6 }, state.across ? "log τ (nats)" : "log p(c) (nats)");
+  picture.replaceChildren(...scaleOf(low, high, y, wide), ...marksOf(from, to, x, tall), foot, make("line", line),
+    ...curves, ...dots, ...words);
+}
+
+/** Round numbers beneath an axis from left to right. */
+function marksOf(from, to, x, tall) {
+  const step = [2, 5, 10].find((size) => to - from < 8 * size) || 20, marks = [];
+  for (let value = Math.ceil(from / step) * step; value <= to; value += step) {
+    marks.push(make("text", { x: x(value), y: tall - 24 }, nats(value, 0)));
+  }
+  return marks;
 }

@@ -8,6 +8,7 @@ compares the two. All numbers are in nats, signs and symbols are those of the ta
 
 import html
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -216,3 +217,26 @@ def context_tree(nodes: Mapping[tuple, Mapping], start: str = "start") -> str:
         })  # fmt: skip
     still = f"A tree of {len(rows)} contexts. A gauge lifts its nodes, at heights V, and changes the spill of each "
     return assemble("contextTree", rows, still + "step; the branches keep their widths, which are probabilities.")
+
+
+# ------------------------------------------------------------------------------------------ training time (06)
+
+
+def training_time(
+    log_tau: Sequence[float], curves: Mapping[str, Sequence[float]], log_p: Sequence[float], decades=(0, 8), start=4
+) -> str:
+    """`V(c)` of contexts in a table, and a slider for the training time `t = 10^decade`, within `decades`.
+
+    `curves` maps a name to `V` at the clocks `log_tau`, increasing, from next to nothing on: one curve for all
+    contexts with one conditional. A dot stands for a context of log-probability `log_p`, at clock `log p(c) + log t`
+    of its curve. ValueError if the curves do not reach from the youngest dot to the oldest. All in nats.
+    """
+    at, ends = rounded(log_tau), [decade * math.log(10) for decade in decades]
+    if sorted({*at}) != at or {len(at)} != {*map(len, curves.values())}:
+        raise ValueError("log_tau must increase, and each of the curves have one V for each of its entries")
+    if at[0] > min(log_p) + ends[0] or at[-1] < max(log_p) + ends[1] or not decades[0] <= start <= decades[1]:
+        raise ValueError("log_tau must reach from min(log_p) + log t at the start to max(log_p) + log t at the end")
+    drawn = {name: rounded(V) for name, V in curves.items()}
+    still = f"A slider for training time lets V of the contexts {', '.join(curves)} grow, each by its own clock."
+    data = {"log_tau": at, "curves": drawn, "log_p": rounded(log_p), "decades": [*decades], "start": start}
+    return assemble("trainingTime", data, still)

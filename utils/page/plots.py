@@ -369,7 +369,7 @@ def forest(panels, title: str = "") -> Figure:
     """
     names = list(next(iter(panels.values()))[1])
     one_scale = len({reference for reference, _ in panels.values()}) == 1
-    size = (max(7.2, 4.2 * len(panels) + 1.6), 0.44 * len(names) + 1.2)
+    size = (max(7.2, 3.2 * len(panels) + 2.0), 0.44 * len(names) + 1.2)
     fig, axes = figure(*size, columns=len(panels), squeeze=False, sharey=True, sharex=one_scale)
     for ax, (xlabel, (reference, rows)) in zip(axes[0], panels.items(), strict=True):
         ink = looks(dict.fromkeys(name for estimates in rows.values() for name in estimates))

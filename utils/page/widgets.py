@@ -14,7 +14,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from .. import tabular
 from ..energy import terms_of
 from . import plots
 
@@ -178,24 +177,3 @@ def sentence_explorer(read: Callable, text: str, gauges) -> Explorer:
     sentence, column = w.Text(value=text, continuous_update=False), w.Dropdown(options=list(SENTENCE_COLUMNS))
     signs = w.ToggleButtons(options=["s = f − V", "Δ = V − f"])
     return explorer(draw, sentence=sentence, column=column, gauge=w.ToggleButtons(options=list(gauges)), sign=signs)
-
-
-def training_time(vocab_size: int = 50, supports=(1, 5, 25, 45)) -> Explorer:
-    """Slide the training time of a table; watch `V` against `log p(c)` for even conditionals with `k` tokens.
-
-    Draws the exact `tabular.closed_form`, with the impossible-token law dashed (`plots.against_log_p`).
-    """
-    log_p, time, start = np.linspace(-14, 0, 141), knob(0, 8, 0.25, 4, "log10 t"), math.log(vocab_size)
-
-    def draw(decade: float):
-        tau, series, rises = 10**decade * np.exp(log_p), {}, []
-        for k in supports:
-            law, learned = tabular.impossible_token_law(np.full(k, 1 / k), tau, vocab_size), tau > 3 * k
-            exact = tabular.closed_form(tau, vocab_size, k)
-            series[f"k = {k}"] = {"line": (log_p, exact), "law": (log_p[learned], law[learned])}
-            rises.append(f"{exact[-1] - start:.1f} nats (k = {k})")
-        said = f"t = 10^{decade:.3g}: the most frequent context stands above log |V| by {', '.join(rises)}."
-        figure = plots.against_log_p({f"t = 10^{decade:.2g}": series}, floor=start)
-        return hold(figure, [start, tabular.closed_form(10.0**time.max, vocab_size, min(supports))]), said
-
-    return explorer(draw, decade=time)

@@ -25,6 +25,9 @@ MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
     r"questions": "`python -m utils.workshop.questions`",
     r"recorded/bench": "`make bench`",
+    r"recorded/llama-(answers|tokens)": "`make record`",
+    r"recorded/llama-joint": "`python -m utils.workshop.joint`",
+    r"recorded/llama-read": "read by hand",
     r"recorded/": "`python -m utils.workshop.train`",
 }
 
