@@ -130,3 +130,21 @@ def exact_values(almanac: Almanac, ids) -> tuple[float, float, float]:
     q = almanac.next_token(ids)
     q = q[q > 0]
     return log_p, float(len(q)), float(-(q * np.log(q)).sum()) + 0.0
+
+
+def questions(almanac: Almanac, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `contexts` that end a question whose fact training tells, with their index, and four columns more.
+
+    `asked` (False: told as a statement alone, so that the question has p(c) = 0), and log-probabilities in nats: of
+    the fact in all its wordings (`log_fact`), of its relation's facts with the same answer (`log_answer`), of the
+    subject's facts in other relations (`log_elsewhere`, NaN if there are none).
+    """
+    rows = frame[(frame.slot == "question") & frame.withheld.isin(["", "question"])]
+    answer = almanac.documents.answer.iloc[rows.document].to_numpy()
+    rows = rows.assign(asked=rows.withheld == "", answer=answer)
+    facts = almanac.documents[almanac.documents.family == "fact"]
+    keys = {"fact": ["relation", "subject"], "answer": ["relation", "answer"], "subject": ["subject"]}
+    told = {name: facts.groupby(key)[f"p_{almanac.law}"].sum().rename(name) for name, key in keys.items()}
+    p = {name: rows[keys[name]].join(told[name], on=keys[name], rsuffix=" told").iloc[:, -1] for name in keys}
+    elsewhere = (p["subject"] - p["fact"]).where(lambda left: left > 1e-12)  # less is rounding
+    return rows.assign(log_fact=np.log(p["fact"]), log_answer=np.log(p["answer"]), log_elsewhere=np.log(elsewhere))

@@ -237,6 +237,13 @@ class Fit(NamedTuple):
     high: np.ndarray
     r2: np.ndarray
 
+    def one(self, regressor: int = 0, outcome: int = 0) -> tuple[float, float, float]:
+        """A coefficient and its interval: (value, low, high)."""
+        return tuple(float(part[regressor, outcome]) for part in self[:3])
+
+    def said(self, regressor: int = 0, outcome: int = 0) -> str:
+        return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*self.one(regressor, outcome))
+
 
 def regress(x, y, group, cluster, resamples: int = 1000, seed: int = 0) -> Fit:
     """Least squares of `y` [n, q] on `x` [n, d] with one intercept per `group`, resampled by `cluster`.

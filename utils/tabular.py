@@ -170,3 +170,9 @@ def sgd(conditionals, visits, vocab_size: int, rate: float = 1.0, seed: int = 0)
         f[rows, tokens] += rate
         met[rows, tokens] = True
     return SampledTable(f, met)
+
+
+def slope_at_equal_kl(table: TabularLearner, log_p, kl: float) -> float:
+    """Slope of the table's `V` on `log_p` [contexts], at the time when its mean KL is `kl`; NaN if it never is."""
+    x = np.asarray(log_p, float) - np.mean(log_p)
+    return float(np.interp(-kl, -table.kl.mean(0), x @ table.log_partition / (x @ x), np.nan, np.nan))

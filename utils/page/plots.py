@@ -217,6 +217,7 @@ def context_tree(nodes, gauges, start: str = "start") -> Figure:
 PARTS = {  # how each part of a series is drawn, whatever its colour
     "path": {"linestyle": "-"}, "dots": {"linestyle": ""}, "curve": {"marker": ""},
     "line": {"linestyle": "-", "marker": ""}, "law": {"linestyle": "--", "marker": ""},
+    "trend": {"marker": "", "color": "black", "alpha": 1, "linewidth": 2, "zorder": 4},
 }  # fmt: skip
 
 
@@ -236,8 +237,9 @@ def draw(ax: Panel, series, ink, **style) -> None:
         parts = parts if isinstance(parts, dict) else {"path": parts}
         named = "dots" if "dots" in parts else next(iter(parts))
         for part, (x, y, *band) in parts.items():
-            look = {"markersize": 4, "linewidth": 1.5, **ink[name], **PARTS[part], **style}
-            ax.plot(x, y, label=name if part == named else None, zorder=3 if part == "dots" else 2, **look)
+            look = {"zorder": 3 if part == "dots" else 2, "markersize": 4, "linewidth": 1.5}
+            look |= {**ink[name], **PARTS[part], **style}
+            ax.plot(x, y, label=name if part == named else None, **look)
             if band:
                 ax.fill_between(x, *band, color=look["color"], alpha=0.2, linewidth=0)
 
@@ -248,8 +250,9 @@ def curves(
     """Series in panels side by side: `panels` maps a title to {name: series}, and a name has one look in all panels.
 
     A series is (x, y) or, with a band around it, (x, y, low, high), each [n]; or it maps any of "dots", "line", "law"
-    (dashed) and "curve" (dashes of its own) to one of these. One `xlabel` or `ylabel` serves all panels; a list gives
-    each its own, and its own scale. `floor` draws a dotted level, `ink` maps names to `looks`, `style` goes to `plot`.
+    (dashed), "curve" (dashes of its own) and "trend" (the same, in black, above all) to one of these. One `xlabel` or
+    `ylabel` serves all panels; a list gives each its own, and its own scale. `floor` draws a dotted level, `ink` maps
+    names to `looks`, `style` goes to `plot`.
     """
     columns, own = columns or len(panels), not isinstance(ylabel, str)
     rows = len(panels) // columns
@@ -275,6 +278,16 @@ def curves(
 def against_log_p(panels, ylabel="V(c) (nats)", xlabel="log p(c) (nats)", floor: float | None = None) -> Figure:
     """Potentials against `log p(c)` (or another clock): `curves`, with `floor` at `log |V|`."""
     return curves(panels, xlabel, ylabel, floor)
+
+
+def clouds(panels, xlabel, ylabel, **options) -> Figure:
+    """Pale clouds with a black "trend" on top, in dashes of its own; else, and in its `options`, as `curves`."""
+    names = dict.fromkeys(name for series in panels.values() for name in series)
+    ink = {name: {**look, "alpha": 0.4, "markersize": 2.5} for name, look in looks(names).items()}
+    fig = curves(panels, xlabel, ylabel, ink=ink, **options)
+    for line in next(ax.get_legend() for ax in fig.axes if ax.get_legend()).get_lines():
+        line.set(alpha=1, markersize=6)
+    return fig
 
 
 def potential_scatter(log_p, potential, k, label: str = "V(c)", title: str = "") -> Figure:
