@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import multivariate_normal
 
-from utils import ood
+from utils import images, ood
 from utils.page import pictures
 
 RNG = np.random.default_rng(0)
@@ -73,3 +73,19 @@ def test_the_gallery_is_the_same_each_time_and_only_noise_follows_the_seed():
         assert torch.equal(pixels, again[name])
         assert torch.equal(pixels, other[name]) == (name != "noise")
     assert len({pixels.numpy().tobytes() for pixels in first.values()}) == 12
+
+
+def test_a_lead_is_the_difference_of_two_separations():
+    known, unknown = SCORES[:25], SCORES[25:]
+    one, other = (images.separation(known[name], unknown[name]).auroc.value for name in ("KNN", "−V"))
+    found = ood.lead(known, unknown, "KNN", "−V")
+    assert found.value == pytest.approx(one - other)
+    assert found.low < found.value < found.high
+
+
+def test_sets_on_record_are_read_one_under_the_other():
+    halves = {"a": slice(25), "b": slice(25, None)}
+    record = {name: torch.tensor(LOGITS[rows]) for name, rows in halves.items()}
+    record |= {f"features/{name}": torch.tensor(FEATURES[rows]) for name, rows in halves.items()}
+    found = ood.read(record, ["b", "a"], LESSON, each=10)
+    np.testing.assert_allclose(found, SCORES.iloc[[*range(25, 35), *range(10)]], rtol=1e-4)
