@@ -471,6 +471,8 @@ function potentials(f) {
   return { V, m, K: V - m - Math.log(f.length), p: f.map((z) => Math.exp(z - V)) };
 }
 
+const plain = (value) => nats(value, 2).replace("+", "");
+
 function dissolving(stage, data) {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), noise = bytes(data.noise);
   const names = Object.keys(data.pictures), last = data.pictures[names[0]].logits.length - 1, state = { name: names[0] };
@@ -497,8 +499,8 @@ function dissolving(stage, data) {
     knob.input.setAttribute("aria-valuetext", `${percent} noise`);
     canvas.setAttribute("aria-label", `${state.name} with ${percent} noise`);
     said.textContent = `${state.name}, ${percent} noise: ${data.classes[best]} with probability ${chance(p[best])}. `
-      + `V = m + log ${f.length} + K = ${nats(m)} ${nats(Math.log(f.length))} ${nats(K)} = ${nats(V)} nats. `
-      + `Half of the known pictures have more than ${nats(data.typical)}.`;
+      + `V = m + log ${f.length} + K = ${[m, Math.log(f.length), K].map(plain).join(" + ")} = ${plain(V)} nats. `
+      + `Half of the known pictures have more than ${plain(data.typical)}.`;
     Object.assign(stage.dataset, { amount, v: V, m, k: K });
   }
   stage.append(which.box, knob.box, stops, make("div", { class: "beside" }, canvas, table), said);

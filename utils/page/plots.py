@@ -523,8 +523,8 @@ def lay_over(ax: Panel, numbers, beneath) -> bool:
 
 def wall(pictures, captions, columns: int = 6) -> Figure:
     """Pictures [H, W, 3] (values 0 … 255) in rows, each above its caption."""
-    rows = -(-len(pictures) // columns)
-    fig, axes = figure(1.35 * columns, 2.05 * rows, rows, columns, squeeze=False)
+    rows, lines = -(-len(pictures) // columns), max(caption.count("\n") + 1 for caption in captions)
+    fig, axes = figure(1.35 * columns, (1.45 + 0.16 * lines) * rows, rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[], frame_on=False)
     for ax, picture, caption in zip(axes.flat, pictures, captions, strict=False):
