@@ -87,5 +87,12 @@ def test_sets_on_record_are_read_one_under_the_other():
     halves = {"a": slice(25), "b": slice(25, None)}
     record = {name: torch.tensor(LOGITS[rows]) for name, rows in halves.items()}
     record |= {f"features/{name}": torch.tensor(FEATURES[rows]) for name, rows in halves.items()}
-    found = ood.read(record, ["b", "a"], LESSON, each=10)
+    found = ood.read(record, ["b", "a"], 10, LESSON)
     np.testing.assert_allclose(found, SCORES.iloc[[*range(25, 35), *range(10)]], rtol=1e-4)
+
+
+def test_energies_name_the_likeliest_class_and_add_up():
+    table = ood.energies(torch.tensor(LOGITS), range(40), "abc")
+    np.testing.assert_allclose(table.V, table.m + np.log(3) + table.K, atol=0.16)  # three roundings
+    np.testing.assert_allclose(table.V, logsumexp(LOGITS, axis=1), atol=0.051)
+    assert list(table.called) == ["abc"[i] for i in LOGITS.argmax(1)]

@@ -80,10 +80,17 @@ def scores(logits, features, lesson: Lesson) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def read(record, names, lesson: Lesson, each: int | None = None) -> pd.DataFrame:
+def read(record, names, each: int | None, lesson: Lesson) -> pd.DataFrame:
     """`scores` of sets on record (`records.recorded("cifar10-1")`) under each other, of the first `each` of a set."""
     logits, features = (torch.cat([record[kind + name][:each].float() for name in names]) for kind in ("", "features/"))
     return scores(logits, features, lesson)
+
+
+def energies(logits, names, classes) -> pd.DataFrame:
+    """V, K, m (nats, one decimal) and the likeliest class of pictures with `names`, from logits [N, classes]."""
+    p, called = potentials(logits.double()), [classes[i] for i in logits.argmax(-1)]
+    numbers = {"V": p.log_partition, "K": p.self_certainty, "m": p.mean_logit}
+    return pd.DataFrame(numbers, index=[*names]).astype(float).round(1).add(0.0).assign(called=called)
 
 
 def to_class(features, lesson: Lesson) -> np.ndarray:
