@@ -84,11 +84,16 @@ def ages(log_tau=LOG_TAU, **options) -> str:
     return explorable.training_time(log_tau, curves, LOG_P, decades=(-1, 6), start=2, **options)
 
 
+PICTURE, NOISE = torch.randint(0, 256, (2, 3, 5, 4), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+STEPS = 3 * torch.randn(2, 21, len(NAMES), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+PICTURES = {"a <b>": (PICTURE, STEPS[0]), "its negative": (255 - PICTURE, STEPS[1])}
+
 PAGES = {
     "gauge": lambda: explorable.gauge_slider(numbers()),
     "super": lambda: explorable.superimposition(stories(), "snow"),
     "tree": lambda: explorable.context_tree(tree()),
     "time": ages,
+    "noise": lambda: explorable.dissolving(PICTURES, NOISE, NAMES, 4.2),
 }
 every_page = pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
 
@@ -158,6 +163,8 @@ def test_show_leaves_a_sentence_where_no_html_is_shown(monkeypatch):
         (lambda: ages(LOG_TAU[LOG_TAU < 13]), "log_tau must reach"),
         (lambda: explorable.training_time(LOG_TAU, {"k": LOG_TAU[1:]}, LOG_P), "one V for each"),
         (lambda: explorable.training_time(LOG_TAU, {"k": LOG_TAU}, LOG_P, (-1, 6), start=7), "log_tau must reach"),
+        (lambda: explorable.dissolving(PICTURES, NOISE[:, 1:], NAMES, 4.2), "uint8"),
+        (lambda: explorable.dissolving(PICTURES, NOISE, NAMES[1:], 4.2), "one column a class"),
         (lambda: explorable.context_tree({}), "one tree"),
         (lambda: explorable.context_tree({k: v for k, v in tree().items() if len(k) != 1}), "one tree"),
         (lambda: explorable.context_tree({k: v | {"log_partition": math.inf} for k, v in tree().items()}), "finite"),
@@ -424,6 +431,24 @@ def test_the_watched_contexts_are_marked_and_named(visit):
         assert page.locator(".side.on").text_content() == f"k = {k}" and f"k = {k}:" in status(page)
         V = closed_form(np.exp(LOG_P) * 100, 50, k)
         assert read(page, ".dot.on", "v") == approx(V, abs=1e-3)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_dissolving_picture_is_the_corrupted_one_and_its_numbers_those_of_its_logits(visit, number):
+    page = visit(PAGES["noise"]())
+    choose(page, 0, index=number)
+    script = "e => [...e.getContext('2d').getImageData(0, 0, e.width, e.height).data]"
+    name, (picture, steps) = list(PICTURES.items())[number]
+    for turn, amount in (("min", 0.0), (0.35, 0.35), ("max", 1.0)):
+        assert move(page, turn) == approx(amount)
+        v = potentials(steps[round(20 * amount)])
+        assert read(page, ".tray", "p") == approx(steps[round(20 * amount)].softmax(0).numpy(), abs=1e-6)
+        for key, value in (("v", v.log_partition), ("k", v.self_certainty), ("m", v.mean_logit)):
+            assert read(page, ".stage", key) == approx([float(value)], abs=1e-6)
+        pixels = np.array(page.locator("canvas").evaluate(script)).reshape(5, 4, 4)
+        mixed = (1 - amount) * picture.double() + amount * NOISE.double()
+        assert pixels[..., :3] == approx(mixed.permute(1, 2, 0).numpy(), abs=0.51) and (pixels[..., 3] == 255).all()
+        assert f"{name}, {round(100 * amount)} % noise" in status(page)
 
 
 @every_page

@@ -1,6 +1,7 @@
 """Pictures, garbage, the classifier and its record: what is shipped is what was measured, on the pixels it names."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,11 @@ def noise(n: int, rng) -> torch.Tensor:
 PICTURES = noise(24, RNG)
 
 
+SEEDS = [seed for seed in train_images.SEEDS if (DATA / "models" / f"cifar10-{seed}").exists()]
+RECORD_OF = {"cifar10-resnet": "cifar10-logits"} | {f"cifar10-{seed}": f"cifar10-{seed}" for seed in SEEDS}
+each_seed = pytest.mark.parametrize("seed", SEEDS)
+
+
 @pytest.fixture(scope="module")
 def record():
     return recorded("cifar10-logits"), card("cifar10-logits")
@@ -45,15 +51,38 @@ def model():
 
 
 @pytest.mark.parametrize("kind", ["uniform noise", "one colour"])
-def test_the_record_is_that_of_the_shipped_weights(record, model, kind):
+@pytest.mark.parametrize("name", RECORD_OF)
+def test_the_record_is_that_of_the_shipped_weights(name, kind):
     """On the kinds of garbage that are made of nothing, so that no photograph is needed to make them again."""
     made = images.make_garbage(kind, torch.zeros(train_images.GARBAGE_FROM, 3, 32, 32, dtype=torch.uint8))
-    close(images.classify(model, train_images.as_jpeg(made)), record[0][kind])
+    pixels = train_images.as_jpeg(made)
+    assert fingerprint(pixels) == card(RECORD_OF[name])["sets"][kind]["sha256 of pixels"]
+    network = images.load_classifier(DATA / "models" / name)
+    close(images.classify(network, pixels[:500]), recorded(RECORD_OF[name])[kind][:500])
 
 
-def test_the_recorded_logits_have_the_accuracy_that_the_recipe_states(record):
-    recipe = json.loads((DATA / "models" / "cifar10-resnet" / "recipe.json").read_text())
-    assert train_images.accuracy(record[0]["test"], record[0]["labels/test"]) == pytest.approx(recipe["test"], abs=2e-4)
+@pytest.mark.parametrize("name", RECORD_OF)
+def test_the_recorded_logits_have_the_accuracy_that_the_recipe_states(name):
+    recipe = json.loads((DATA / "models" / name / "recipe.json").read_text())
+    logits = recorded(RECORD_OF[name])
+    assert train_images.accuracy(logits["test"], logits["labels/test"]) == pytest.approx(recipe["test"], abs=2e-4)
+
+
+@each_seed
+def test_the_pictures_themselves_give_the_recorded_logits_and_accuracy(seed):
+    """Where CIFAR-10 is at hand: in full, from pixels to accuracy."""
+    if not os.environ.get(images.FOLDER):
+        pytest.skip(f"needs CIFAR-10's pictures, in the folder named by {images.FOLDER}")
+    test, _ = images.load_cifar10("test")
+    known = card(f"cifar10-{seed}")["sets"]["test"]["sha256 of pixels"]
+    if fingerprint(test.pixels) != known:
+        pytest.skip("the pictures at hand are not the JPEG copies on record")
+    features, logits = images.read_features(images.load_classifier(DATA / "models" / f"cifar10-{seed}"), test.pixels)
+    stated = json.loads((DATA / "models" / f"cifar10-{seed}" / "recipe.json").read_text())["test"]
+    assert train_images.accuracy(logits, test.labels) == pytest.approx(stated, abs=2e-4)
+    kept = recorded(f"cifar10-{seed}")
+    close(logits, kept["test"])
+    close(features, kept["features/test"].float(), atol=1e-2)
 
 
 def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names(monkeypatch, tmp_path):
@@ -61,17 +90,20 @@ def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names
     rng, files = np.random.default_rng(2), {"train": 300, "test": 40, "lossless": 30} | dict.fromkeys(UNKNOWN, 25)
     for name, count in files.items():
         write_parquet(tmp_path / f"{name}-0.parquet", noise(count, rng), list(rng.integers(0, 10, count)))
+    small = partial(train_images.Recipe, widths=(4, 6, 8), features=5, epochs=2, coarse=1, batch=90, bfloat16=False)
     for module, name, value in ((train_images, "GARBAGE_FROM", 20), (train_images, "DATA", tmp_path),
                                 (train_images, "ROOT", tmp_path), (records, "FOLDER", tmp_path),
-                                (train_images, "RECORD", tmp_path / "record")):  # fmt: skip
+                                (train_images, "FOLDER", tmp_path), (train_images, "DRAWN", 50),
+                                (train_images, "Recipe", small)):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     monkeypatch.setenv(images.FOLDER, str(tmp_path))
     others = [f"{name}={tmp_path / name}-0.parquet" for name in UNKNOWN]
     lossless = str(tmp_path / "lossless-0.parquet")
-    monkeypatch.setattr(sys, "argv", ["train_images", "--others", *others, "--lossless", lossless])
+    monkeypatch.setattr(sys, "argv", ["train_images", "--seeds", "7", "--others", *others, "--lossless", lossless])
     train_images.main()
-    logits, about = recorded("record"), card("record")
-    model = images.load_classifier(tmp_path / "models" / train_images.NAME)
+    logits, about = recorded("cifar10-7"), card("cifar10-7")
+    model = images.load_classifier(tmp_path / "models" / "cifar10-7")
+    assert json.loads((tmp_path / "models" / "cifar10-7" / "recipe.json").read_text())["seed"] == 7
     read = {name: train_images.read_pictures(tmp_path / f"{name}-0.parquet") for name in files}
     pixels = {name: read[name].pixels for name in ("test", *UNKNOWN)}
     pixels["mixed pairs"] = train_images.as_jpeg(train_images.mixed_pairs(pixels["test"][:20]))
@@ -79,8 +111,16 @@ def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names
         assert fingerprint(known) == about["sets"][name]["sha256 of pixels"]
         close(images.classify(model, known), logits[name])
     assert torch.equal(read["textures"].labels.to(torch.uint8), logits["labels/textures"])
-    for name, source in (("lossless", "lossless"), ("lossless, as JPEG", "train")):  # paired by name
-        close(images.classify(model, read[source].pixels[:30]), logits[name])
+    pool, held_out = train_images.split_off(read["train"], 30)
+    for name, source, rows in (("lossless", "lossless", slice(30)), ("lossless, as JPEG", "train", slice(30)),
+                               ("train", "train", pool[:50])):  # fmt: skip
+        pixels, labels = read[source].pixels[rows], read[source].labels[rows]
+        assert fingerprint(pixels) == about["sets"][name]["sha256 of pixels"]
+        features, expected = images.read_features(model, pixels)
+        close(expected, logits[name])  # lossless pictures and copies are paired by name
+        close(features, logits[f"features/{name}"].float())
+        assert torch.equal(labels.to(torch.uint8), logits[f"labels/{name}"])
+    assert logits["validation/lossless"].tolist() == [int(i in held_out) for i in range(30)]
     assert [*logits["labels/mixed pairs"].shape] == [20, 2]
 
 
@@ -95,13 +135,44 @@ def test_the_record_is_complete_and_small(record):
     assert (DATA / "models" / "cifar10-resnet" / "model.safetensors").stat().st_size < 5e6
 
 
+@each_seed
+def test_the_record_of_each_seed_is_whole(seed):
+    logits, about = recorded(f"cifar10-{seed}"), card(f"cifar10-{seed}")
+    rows = dict.fromkeys((*images.GARBAGE, "mixed pairs", "tiny-imagenet", "mnist"), 2000)
+    rows |= {"test": 10_000, "textures": 1200, "train": 5000, "lossless": 4000, "lossless, as JPEG": 4000}
+    assert set(about["sets"]) == set(rows)
+    head = images.load_classifier(DATA / "models" / f"cifar10-{seed}").head
+    for name, n in rows.items():
+        assert logits[name].shape == (n, 10) and logits[f"features/{name}"].shape == (n, head.in_features)
+        if name not in images.GARBAGE:
+            assert len(logits[f"labels/{name}"]) == n
+        close(head(logits[f"features/{name}"].float()), logits[name], atol=0.02)  # float16 features
+    assert head.in_features <= 128 and logits["validation/lossless"].sum() == 384
+    last = max(int(name.split("/")[1]) for name in logits if name.startswith("training/"))
+    close(logits[f"training/{last}/test"].float(), logits["test"][:2000], atol=0.02)
+
+
+def test_three_seeds_saw_the_same_pictures_and_fit_in_a_few_megabytes():
+    sets = [card(f"cifar10-{seed}")["sets"] for seed in SEEDS]
+    assert SEEDS and all(of_seed == sets[0] for of_seed in sets)
+    old = card("cifar10-logits")["sets"]
+    assert {name: sets[0][name] for name in old} == old
+    size = {kind: sum(path.stat().st_size for path in DATA.glob(kind))
+            for kind in ("models/cifar10-[123]/*.safetensors", "recorded/cifar10-[123].*")}  # fmt: skip
+    assert size["models/cifar10-[123]/*.safetensors"] < 12e6 and size["recorded/cifar10-[123].*"] < 23e6
+
+
 def test_batching_changes_nothing(model):
     close(images.classify(model, PICTURES), images.classify(model, PICTURES, batch=7), atol=1e-4)
 
 
-def test_the_mean_row_of_the_head_is_the_first_one_shrunk_by_the_decay_alone(model):
-    """The gauge of the shipped classifier, predicted from its recipe without any data."""
-    recipe = train_images.Recipe()
+OLD = train_images.Recipe(seed=0, epochs=12, batch=256, rate=0.3)  # of cifar10-resnet, as far as its head goes
+
+
+@pytest.mark.parametrize("name", RECORD_OF)
+def test_the_mean_row_of_the_head_is_the_first_one_shrunk_by_the_decay_alone(name):
+    """The gauge of a shipped classifier, predicted from its recipe without any data."""
+    recipe = OLD if name == "cifar10-resnet" else train_images.Recipe(int(name[-1]))
     total = recipe.steps(45_000)
     scale = torch.ones(1, 1)
     optimizer, schedule = train_images.descent([scale], recipe, total)
@@ -109,9 +180,11 @@ def test_the_mean_row_of_the_head_is_the_first_one_shrunk_by_the_decay_alone(mod
         scale.grad = torch.zeros_like(scale)
         optimizer.step()
         schedule.step()
-    born = train_images.build(recipe).head
-    close(model.head.weight.mean(0), scale.item() * born.weight.mean(0), atol=3e-4)
-    close(model.head.bias.mean(), born.bias.mean(), atol=3e-4)
+    torch.manual_seed(recipe.seed)
+    born = (images.Classifier() if recipe is OLD else images.FeatureClassifier()).head
+    head = images.load_classifier(DATA / "models" / name).head
+    close(head.weight.mean(0), scale.item() * born.weight.mean(0), atol=3e-4)
+    close(head.bias.mean(), born.bias.mean(), atol=3e-4)
 
 
 def test_no_gauge_changes_a_label_or_a_probability_and_any_auroc_can_be_had(record):
@@ -263,12 +336,12 @@ def lesson():
     return images.Images(pixels, labels, [""] * 240, images.CLASSES, "noise")
 
 
-SMALL = train_images.Recipe(widths=(4, 6, 8), epochs=3, batch=36)
+SMALL = train_images.Recipe(widths=(4, 6, 8), features=5, epochs=3, coarse=2, batch=36)
 
 
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(lesson, monkeypatch, tmp_path):
     train = partial(train_images.train, lesson, watched={"some": lesson.pixels[:5]}, progress=False)
-    (straight, log), (other, _) = train(SMALL), train(replace(SMALL, seed=1))
+    (straight, log), (other, _) = train(SMALL), train(replace(SMALL, seed=4))
     save, scratch = train_images.save_scratch, tmp_path / "run.pt"
 
     def save_and_stop(*arguments):
@@ -289,7 +362,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(lesson, mo
 
 
 def test_an_epoch_shows_every_training_image_once_and_mirrors_it_every_other_time(lesson):
-    pool, held_out = train_images.split_off(lesson, seed=0, held_out=24)
+    pool, held_out = train_images.split_off(lesson, held_out=24)
     assert sorted(torch.cat([pool, held_out]).tolist()) == list(range(240))
     draw = partial(train_images.training_batch, lesson, pool, replace(SMALL, shift=0))
     epochs = [torch.cat([draw(step)[0] for step in steps]) for steps in (range(6), range(6, 12))]
@@ -297,6 +370,31 @@ def test_an_epoch_shows_every_training_image_once_and_mirrors_it_every_other_tim
         straight = [(epoch == original).all((1, 2, 3)).sum().item() for epoch in epochs]
         mirrored = [(epoch == original.flip(-1)).all((1, 2, 3)).sum().item() for epoch in epochs]
         assert sorted(straight) == sorted(mirrored) == [0, 1] and straight != mirrored
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_small_training_learns_and_its_exported_weights_say_the_same(bfloat16, monkeypatch, tmp_path):
+    rng = np.random.default_rng(3)
+    labels = torch.from_numpy(rng.integers(0, 6, 400))  # a class is a colour, and whether it comes in stripes
+    pixels = noise(400, rng) // 2
+    for picture, label in zip(pixels, labels, strict=True):
+        picture[label % 3, :: 1 + label // 3] += 60
+    lesson = images.Images(pixels[:300], labels[:300], [""] * 300, images.CLASSES, "colours")
+    recipe = replace(SMALL, widths=(8, 16), features=12, epochs=20, coarse=10, shift=0, bfloat16=bfloat16)
+    model, _ = train_images.train(lesson, recipe, {}, progress=False)
+    logits = images.classify(model, pixels[300:])
+    monkeypatch.setattr(train_images, "DATA", tmp_path)
+    train_images.export(model, recipe, {"trained on": "colours"})
+    again = images.load_classifier(tmp_path / "models" / recipe.name)
+    assert torch.equal(images.classify(again, pixels[300:]), logits)
+    assert train_images.accuracy(logits, labels[300:]) > 0.9
+
+
+def test_the_first_epochs_see_small_pictures_and_the_others_whole_ones():
+    sides = [train_images.shrink(PICTURES, SMALL, epoch).shape[-1] for epoch in range(3)]
+    assert sides == [24, 24, 32]
+    flat = torch.full((1, 3, 32, 32), 77, dtype=torch.uint8)
+    close(train_images.shrink(flat, SMALL, 0), torch.full((1, 3, 24, 24), 77.0))
 
 
 def test_shifts_move_the_picture_and_reflect_its_edges():

@@ -51,6 +51,7 @@ FIGURES = {
     "forest": lambda: plots.forest({"AUROC": (0.5, ROWS), "difference": (0, ROWS)}),
     "ridges": lambda: plots.ridges({"a": RNG.normal(size=50), "b": RNG.normal(size=50)}, "a", "V (nats)"),
     "contour_panels": lambda: plots.contour_panels({"t": np.outer(X, X)}, X, X, np.stack([X, X], 1), X % 3),
+    "wall": lambda: plots.wall([np.zeros((8, 8, 3), np.uint8)] * 3, "abc", columns=2),
     "image_xray": lambda: plots.image_xray(np.zeros((8, 8)), X, list("abcd"), RNG.normal(size=50)),
 }
 

@@ -21,7 +21,7 @@ Notation, everywhere in nats:
 
 Reading order of the rooms: `energy`, `gauge`; then `head`, `reading`, `load`, `score`, `write` (a model and a text
 become a table); `detect`, `stats`; `almanac`, `tabular`, `kernel` (a language, and two learners that can be solved);
-`images`, `records`. What draws and checks on a page is in `page`, what fetches a model in `fetch`, what only a
+`images`, `ood`, `records`. What draws and checks on a page is in `page`, what fetches a model in `fetch`, what only a
 maintainer runs in `workshop`. Data flows one way: text → `score` → tidy table → `detect` and `stats` → `page.plots` →
 notebook.
 """

@@ -8,6 +8,7 @@ Pixels are uint8 tensors [N, C, H, W]. A classifier's logits `f_y(x)` [N, classe
 import io
 import json
 import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -82,9 +83,12 @@ def load_cifar10(split: str) -> tuple[Images | None, str]:
     return images, f"{images.source}: {len(images.labels):,} images"
 
 
-def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3×3 convolution, batch normalisation, rectifier."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True))
+def conv(inputs: int, outputs: int, stride: int = 1, pool: int = 1) -> nn.Sequential:
+    """3×3 convolution (then the maximum over `pool` × `pool` positions), batch normalisation, rectifier."""
+    layers = [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
+    if pool > 1:
+        layers.insert(1, nn.MaxPool2d(pool))
+    return nn.Sequential(*layers)
 
 
 class Residual(nn.Module):
@@ -118,20 +122,56 @@ class Classifier(nn.Module):
         return self.head(self.body(centred.contiguous(memory_format=torch.channels_last)))
 
 
-def load_classifier(folder: Path | None = None) -> Classifier:
-    """The bundled CIFAR-10 classifier, ready to classify, or that of another `folder`; FileNotFoundError without."""
+class FeatureClassifier(nn.Module):
+    """A small convolutional network, uint8 pixels [N, 3, H, W] → features [N, d] → logits [N, classes].
+
+    A first convolution; then each width halves the resolution by a maximum over 2 × 2 positions and adds a second
+    convolution. The features are the last one's means over positions, none below 0; the logits are linear in them.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256), features: int = 64, classes: int = 10):
+        super().__init__()
+        blocks = [conv(3, widths[0])]
+        for narrow, wide in pairwise(widths):
+            blocks += [conv(narrow, wide, pool=2), conv(wide, wide)]
+        blocks[-1] = conv(widths[-1], features)
+        self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(features, classes)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the head sees of the pictures, [N, d]."""
+        centred = (pixels.float() - 120) / 64  # about mean 0, deviation 1 over CIFAR-10
+        return self.body(centred.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.features(pixels))
+
+
+def load_classifier(folder: Path | None = None) -> Classifier | FeatureClassifier:
+    """The bundled CIFAR-10 classifier, ready to classify, or that of another `folder`; FileNotFoundError without.
+
+    `data_file("models/cifar10-1")`, `-2` and `-3` are three seeds of a `FeatureClassifier`.
+    """
     folder = folder or data_file("models/cifar10-resnet")
-    model = Classifier(**json.loads((folder / "config.json").read_text()))
+    config = json.loads((folder / "config.json").read_text())
+    model = (FeatureClassifier if "features" in config else Classifier)(**config)
     model.load_state_dict({key: v.float() for key, v in load_file(folder / "model.safetensors").items()})
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def classify(model: nn.Module, pixels: Tensor, batch: int = 500) -> Tensor:
+def classify(model: Callable[[Tensor], Tensor], pixels: Tensor, batch: int = 500) -> Tensor:
     """Logits [N, classes] of uint8 pixels [N, C, H, W], float32, a batch at a time; ValueError on other pixels."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise ValueError(f"pixels must be uint8 [N, C, H, W]; got {pixels.dtype} {[*pixels.shape]}")
     return torch.cat([model(part) for part in pixels.split(batch)])
+
+
+@torch.no_grad()
+def read_features(model: FeatureClassifier, pixels: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
+    """Features [N, d] and logits [N, classes] of uint8 pixels [N, 3, H, W], float32; ValueError on other pixels."""
+    features = classify(model.features, pixels, batch)
+    return features, model.head(features)
 
 
 def to_bytes(values) -> Tensor:

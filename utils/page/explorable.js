@@ -1,6 +1,6 @@
 // The moving half of explorable.py, pasted into each explorable. No library, no request, no global name.
 // First what all of them share, then one function for each: gaugeSlider, superimposition, contextTree,
-// trainingTime.
+// trainingTime, dissolving.
 
 /** The element to draw in: the one this script stands in, or else the first of its kind without a drawing. */
 function mount(key) {
@@ -460,4 +460,59 @@ function marksOf(from, to, x, tall) {
     marks.push(make("text", { x: x(value), y: tall - 24 }, nats(value, 0)));
   }
   return marks;
+}
+
+// ------------------------------------------------------------------------------------ a picture dissolving (05)
+
+/** V, m, K and the probabilities of logits: V = m + log n + K. */
+function potentials(f) {
+  const most = Math.max(...f), sum = (values) => values.reduce((a, b) => a + b);
+  const V = most + Math.log(sum(f.map((z) => Math.exp(z - most)))), m = sum(f) / f.length;
+  return { V, m, K: V - m - Math.log(f.length), p: f.map((z) => Math.exp(z - V)) };
+}
+
+const plain = (value) => nats(value, 2).replace("+", "");
+
+function dissolving(stage, data) {
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), noise = bytes(data.noise);
+  const names = Object.keys(data.pictures), last = data.pictures[names[0]].logits.length - 1, state = { name: names[0] };
+  const table = make("div", { class: "candidates" }), said = make("p", { "aria-live": "polite" });
+  const canvas = make("canvas", { width: data.width, height: noise.length / 3 / data.width, role: "img", class: "pixels" });
+  const which = choice("Picture", names, (i) => { state.name = names[i]; draw(Number(knob.input.value)); });
+  const knob = slider("share of noise", 0, 1, 1 / last, data.start, draw);
+  const glide = glider((amount) => { knob.input.value = amount; draw(Number(knob.input.value)); });
+  const marks = { whole: 0, half: 0.5, "all noise": 1 };
+  const stops = make("div", { class: "stops" }, ...Object.entries(marks).map(([name, mark]) =>
+    button(name, () => glide(Number(knob.input.value), mark))));
+
+  function draw(wanted) {
+    const i = Math.round(wanted * last), amount = i / last, { pixels, logits } = data.pictures[state.name], f = logits[i], { V, m, K, p } = potentials(f);
+    paint(canvas, bytes(pixels), noise, amount);
+    table.replaceChildren(...data.classes.flatMap((name, y) => {
+      const fill = make("i", { class: "prob" });
+      fill.style.width = `${100 * p[y]}%`;
+      const row = make("span", { class: "tray", "data-f": f[y], "data-p": p[y] }, fill);
+      return [make("span", { class: "token" }, name), make("b", {}, nats(f[y])), row, make("b", {}, chance(p[y]))];
+    }));
+    const best = p.indexOf(Math.max(...p)), percent = `${Math.round(100 * amount)} %`;
+    knob.shown.textContent = percent;
+    knob.input.setAttribute("aria-valuetext", `${percent} noise`);
+    canvas.setAttribute("aria-label", `${state.name} with ${percent} noise`);
+    said.textContent = `${state.name}, ${percent} noise: ${data.classes[best]} with probability ${chance(p[best])}. `
+      + `V = m + log ${f.length} + K = ${[m, Math.log(f.length), K].map(plain).join(" + ")} = ${plain(V)} nats. `
+      + `Half of the known pictures have more than ${plain(data.typical)}.`;
+    Object.assign(stage.dataset, { amount, v: V, m, k: K });
+  }
+  stage.append(which.box, knob.box, stops, make("div", { class: "beside" }, canvas, table), said);
+  draw(data.start);
+}
+
+/** Each value of the picture, red, green, blue, part of the way to that of the noise. */
+function paint(canvas, whole, noise, amount) {
+  const pen = canvas.getContext("2d", { willReadFrequently: true }), shown = pen.createImageData(canvas.width, canvas.height);
+  for (let i = 0; i < whole.length; i += 1) {
+    shown.data[i + Math.floor(i / 3)] = (1 - amount) * whole[i] + amount * noise[i];
+  }
+  for (let i = 3; i < shown.data.length; i += 4) shown.data[i] = 255;
+  pen.putImageData(shown, 0, 0);
 }

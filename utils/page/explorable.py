@@ -9,6 +9,7 @@ compares the two. All numbers are in nats, signs and symbols are those of the ta
 import html
 import json
 import math
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -240,3 +241,33 @@ def training_time(
     still = f"A slider for training time lets V of the contexts {', '.join(curves)} grow, each by its own clock."
     data = {"log_tau": at, "curves": drawn, "log_p": rounded(log_p), "decades": [*decades], "start": start}
     return assemble("trainingTime", data, still)
+
+
+# ------------------------------------------------------------------------------------ a picture dissolving (05)
+
+
+def as_base64(pixels: Tensor) -> str:
+    """Pixels uint8 [3, H, W] as text: red, green, blue of one after the other."""
+    return b64encode(pixels.permute(1, 2, 0).contiguous().numpy().tobytes()).decode()
+
+
+def dissolving(
+    pictures: Mapping[str, tuple[Tensor, Tensor]], noise: Tensor, classes: Sequence[str], typical: float
+) -> str:
+    """Pictures that turn into noise with a slider; beside them the logits, probabilities, `V`, `K` and `m`.
+
+    `pictures` maps a name to pixels, uint8 [3, H, W], and logits [S, classes] in nats, at S equal steps from the
+    picture to the `noise`, uint8 [3, H, W]; `typical` is a `V` to compare with. ValueError if shapes do not fit.
+    """
+    for pixels, logits in pictures.values():
+        if pixels.shape != noise.shape or noise.ndim != 3 or {pixels.dtype, noise.dtype} != {torch.uint8}:
+            raise ValueError("pictures and noise must all be uint8 [3, H, W]")
+        if len(logits) < 2 or logits.shape[1] != len(classes):
+            raise ValueError("logits must be [S, classes], with S at least 2: one row a step, one column a class")
+    known = {
+        name: {"pixels": as_base64(pixels), "logits": [rounded(row) for row in logits]}
+        for name, (pixels, logits) in pictures.items()
+    }
+    data = {"pictures": known, "noise": as_base64(noise), "width": noise.shape[2], "classes": [*classes]}
+    still = f"A slider turns {', '.join(pictures)} into noise, and the logits of a classifier follow."
+    return assemble("dissolving", data | {"typical": float(typical), "start": 0.2}, still)

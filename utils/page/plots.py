@@ -519,3 +519,15 @@ def lay_over(ax: Panel, numbers, beneath) -> bool:
     spill = f"s = {numbers[1] - numbers[2]:.2f}".replace("-", "−")
     ax.text(1.75, max(numbers[1:3]) + 0.3, spill, ha="center", fontsize=9)
     return same
+
+
+def wall(pictures, captions, columns: int = 6) -> Figure:
+    """Pictures [H, W, 3] (values 0 … 255) in rows, each above its caption."""
+    rows, lines = -(-len(pictures) // columns), max(caption.count("\n") + 1 for caption in captions)
+    fig, axes = figure(1.35 * columns, (1.45 + 0.16 * lines) * rows, rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[], frame_on=False)
+    for ax, picture, caption in zip(axes.flat, pictures, captions, strict=False):
+        ax.imshow(picture, interpolation="nearest")
+        ax.text(0.5, -0.05, caption, transform=ax.transAxes, fontsize=8.5, ha="center", va="top")
+    return fig

@@ -1,8 +1,11 @@
-"""How the CIFAR-10 classifier and its record were made: `python -m utils.workshop.train_images` (or `make train`).
+"""How the CIFAR-10 classifiers and their records were made: `python -m utils.workshop.train_images` (or `make train`).
 
 Like `utils.workshop.train`: seeded, with a progress bar, resumed from `build/train/` when it was interrupted. Each step
 depends on (seed, step) alone. The loss is plain cross-entropy: label smoothing or temperature would reshape the
-very logits this course looks at. All choices were made on 5,000 training images held out for validation.
+very logits this course looks at. The same 5,000 training images are held out of every seed, for validation.
+
+What makes it fast on a processor: convolutions in bfloat16 (the head, the loss and everything that is measured
+in float32), channels last, and pictures of 24 × 24 pixels for the first 14 of 24 epochs.
 """
 
 import argparse
@@ -23,21 +26,22 @@ from tqdm.auto import tqdm
 from .. import DATA, ROOT
 from ..images import (
     GARBAGE,
-    Classifier,
+    FeatureClassifier,
     Images,
     classify,
     decode,
     load_cifar10,
     make_garbage,
+    read_features,
     read_parquet,
     to_bytes,
 )
 from ..records import FOLDER, fingerprint
 
-NAME = "cifar10-resnet"
-RECORD = FOLDER / "cifar10-logits"
+SEEDS = (1, 2, 3)
 RECORD_AT = (0, 30, 100, 300, 900)  # and the last step
 VALIDATION = 5000
+DRAWN = 5000  # training images whose features are on record
 UNKNOWN = ("tiny-imagenet", "textures", "mnist")  # sets of unknown pictures on record
 GARBAGE_FROM = 2000  # garbage is made of the first so many test images
 QUALITY = 75  # of the JPEG copies the classifier was trained on
@@ -47,22 +51,30 @@ QUALITY = 75  # of the JPEG copies the classifier was trained on
 class Recipe:
     """Everything that decides the training run."""
 
-    widths: tuple[int, ...] = (16, 32, 64, 128)
-    epochs: int = 12
-    batch: int = 256
-    rate: float = 0.3  # highest, after a fifth of the steps
+    seed: int = 1
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    features: int = 64
+    epochs: int = 24
+    coarse: int = 14  # of them, the first, see pictures of `coarse_side` × `coarse_side` pixels
+    coarse_side: int = 24
+    batch: int = 500
+    rate: float = 0.4  # highest, after a fifth of the steps
     momentum: float = 0.9
     decay: float = 5e-4  # of the convolutions and the head's matrix
     shift: int = 3  # pixels
-    seed: int = 0
+    bfloat16: bool = True  # inside the convolutions; a processor without it takes about twice as long
+
+    @property
+    def name(self) -> str:
+        return f"cifar10-{self.seed}"
 
     def steps(self, images: int) -> int:
         return self.epochs * (images // self.batch)
 
 
-def split_off(images: Images, seed: int, held_out: int = VALIDATION) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the validation images."""
-    order = torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(images.labels)))
+def split_off(images: Images, held_out: int = VALIDATION) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the validation images, the same for every seed."""
+    order = torch.from_numpy(np.random.default_rng([0, 1]).permutation(len(images.labels)))
     return order[held_out:], order[:held_out]
 
 
@@ -90,9 +102,23 @@ def augment(pixels: Tensor, mirror: np.ndarray, shift: int, rng: np.random.Gener
     return padded[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def build(recipe: Recipe) -> Classifier:
+def shrink(pixels: Tensor, recipe: Recipe, epoch: int) -> Tensor:
+    """Pictures [N, 3, H, W] at the size that is trained on in that epoch, float32; in the later ones as they are."""
+    if epoch >= recipe.coarse:
+        return pixels.float()
+    return nn.functional.interpolate(pixels.float(), size=recipe.coarse_side, mode="bilinear", antialias=True)
+
+
+def build(recipe: Recipe) -> FeatureClassifier:
     torch.manual_seed(recipe.seed)
-    return Classifier(recipe.widths).to(memory_format=torch.channels_last)
+    return FeatureClassifier(recipe.widths, recipe.features).to(memory_format=torch.channels_last)
+
+
+def loss_of(model: FeatureClassifier, pixels: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """Cross-entropy in nats; the head and the logits stay in float32."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+        features = model.features(pixels)
+    return nn.functional.cross_entropy(model.head(features.float()), labels)
 
 
 def descent(parameters, recipe: Recipe, total: int):
@@ -110,34 +136,41 @@ def descent(parameters, recipe: Recipe, total: int):
 def train(images: Images, recipe: Recipe, watched: dict[str, Tensor], progress: bool = True, scratch=None):
     """Train the classifier; returns it with its weights rounded to float16, and `{step: {set: logits}}`.
 
-    `watched` names the pixels whose logits are taken along the way, `scratch` the file an interrupted run
-    is resumed from.
+    `watched` names the pixels whose logits are taken along the way, at the size that is being trained on; `scratch`
+    is the file an interrupted run is resumed from, at the start of the epoch it was in.
     """
-    pool, held_out = split_off(images, recipe.seed, min(VALIDATION, len(images.labels) // 10))
-    model, total = build(recipe), recipe.steps(len(pool))
+    pool, held_out = split_off(images, min(VALIDATION, len(images.labels) // 10))
+    model, total, per_epoch = build(recipe), recipe.steps(len(pool)), len(pool) // recipe.batch
     optimizer, schedule = descent(model.parameters(), recipe, total)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     first, log = resume(scratch, parts)
-    bar = tqdm(range(first, total + 1), initial=first, total=total + 1, desc=NAME, disable=not progress)
+    bar = tqdm(range(first, total + 1), initial=first, total=total + 1, desc=recipe.name, disable=not progress)
     for step in bar:
+        epoch = step // per_epoch
         if step in (*RECORD_AT, total) and step not in log:
-            log[step] = {name: classify(rounded(model, recipe), pixels) for name, pixels in watched.items()}
+            past = max(step - 1, 0) // per_epoch  # the epoch of the last step done
+            log[step] = {name: look(model, pixels, recipe, past) for name, pixels in watched.items()}
         if step == total:
             break
         pixels, labels = training_batch(images, pool, recipe, step)
-        loss = nn.functional.cross_entropy(model(pixels), labels)
+        loss = loss_of(model, shrink(pixels, recipe, epoch), labels, recipe)
         loss.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % (len(pool) // recipe.batch) == 0:
+        if (step + 1) % per_epoch == 0:
             save_scratch(scratch, step + 1, parts, log)
             if progress:
-                good = accuracy(classify(rounded(model, recipe), images.pixels[held_out]), images.labels[held_out])
-                tqdm.write(f"step {step + 1}: loss {loss.item():.3f}, validation accuracy {good:.4f}")
+                good = accuracy(look(model, images.pixels[held_out], recipe, epoch), images.labels[held_out])
+                tqdm.write(f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {good:.4f}")
     return rounded(model, recipe), log
+
+
+def look(model: FeatureClassifier, pixels: Tensor, recipe: Recipe, epoch: int) -> Tensor:
+    """Logits of the classifier as it stands, for pictures of the size of that epoch."""
+    return classify(rounded(model, recipe), to_bytes(shrink(pixels, recipe, epoch)))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -145,9 +178,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(-1) == labels).double().mean().item()
 
 
-def rounded(model: Classifier, recipe: Recipe) -> Classifier:
+def rounded(model: FeatureClassifier, recipe: Recipe) -> FeatureClassifier:
     """A copy with its weights rounded to float16, as they are shipped: what is measured is what you get."""
-    copy = Classifier(recipe.widths).to(memory_format=torch.channels_last)
+    copy = FeatureClassifier(recipe.widths, recipe.features).to(memory_format=torch.channels_last)
     weights = model.state_dict().items()
     copy.load_state_dict({key: v.half().float() if v.is_floating_point() else v for key, v in weights})
     return copy.eval().requires_grad_(False)
@@ -224,50 +257,84 @@ def recorded_sets(test: Images, others: dict[str, Images]) -> dict[str, tuple[Te
     return {"test": (test.pixels, test.source), **garbage, **unknown}
 
 
+def training_sets(images: Images, lossless: Images) -> dict[str, tuple[Images, str]]:
+    """Training images: a fixed draw of those learned from, and pictures read lossless and as copies, in one order.
+
+    Which copy belongs to which lossless image is read off the names.
+    """
+    pool, _ = split_off(images, min(VALIDATION, len(images.labels) // 10))
+    drawn = pool[:DRAWN]  # in the order of `split_off`, which is random
+    place = {name: i for i, name in enumerate(images.names)}
+    index = torch.tensor([place[name] for name in lossless.names])
+    copies = Images(images.pixels[index], images.labels[index], lossless.names, images.classes, images.source)
+    train = Images(images.pixels[drawn], images.labels[drawn], [], images.classes, images.source)
+    return {"train": (train, f"{len(drawn):,} of the images learned from: {images.source}"),
+            "lossless": (lossless, lossless.source), "lossless, as JPEG": (copies, images.source)}  # fmt: skip
+
+
 def labels_of(test: Images, others: dict[str, Images]) -> dict[str, Tensor]:
     """What the recorded pictures are labelled as, uint8; a mixed pair has two labels."""
     labels = {name: images.labels.to(torch.uint8) for name, images in {"test": test, **others}.items()}
     first = labels["test"][:GARBAGE_FROM]
-    labels["mixed pairs"] = torch.stack([first, first[partners(GARBAGE_FROM)]], 1)
+    labels["mixed pairs"] = torch.stack([first, first[partners(len(first))]], 1)
     return {f"labels/{name}": values for name, values in labels.items()}
 
 
-def export(model: Classifier, recipe: Recipe, card: dict) -> None:
+def held_out_of(images: Images, lossless: Images) -> Tensor:
+    """1 for each lossless picture that was held out of training, else 0; uint8."""
+    _, held_out = split_off(images, min(VALIDATION, len(images.labels) // 10))
+    names = {images.names[i] for i in held_out}
+    return torch.tensor([name in names for name in lossless.names], dtype=torch.uint8)
+
+
+def export(model: FeatureClassifier, recipe: Recipe, card: dict) -> None:
     """Write the classifier's folder: float16 safetensors, its configuration, and how it was made."""
-    folder = DATA / "models" / NAME
+    folder = DATA / "models" / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({"widths": recipe.widths, "classes": 10}) + "\n")
+    config = {"widths": recipe.widths, "features": recipe.features, "classes": 10}
+    (folder / "config.json").write_text(json.dumps(config) + "\n")
     (folder / "recipe.json").write_text(json.dumps({**asdict(recipe), **card}, indent=1) + "\n")
 
 
-def write_record(tensors: dict[str, Tensor], card: dict) -> None:
-    """`data/recorded/cifar10-logits.safetensors`, and beside it the card that `utils.records.recorded` checks."""
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, RECORD.with_suffix(".safetensors"))
-    card = {**card, "sha256": {name: fingerprint(tensor) for name, tensor in sorted(tensors.items())}}
-    RECORD.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+def write_record(name: str, tensors: dict[str, Tensor], card: dict) -> None:
+    """`data/recorded/NAME.safetensors`, and beside it the card that `utils.records.recorded` checks."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    save_file(tensors, FOLDER / f"{name}.safetensors")
+    card = {**card, "sha256": {key: fingerprint(tensor) for key, tensor in sorted(tensors.items())}}
+    (FOLDER / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
-def against_copies(model: Classifier, lossless: Images, copies: Images, validation: Tensor) -> dict[str, Tensor]:
-    """Logits of training images read lossless and from the JPEG copies the classifier was trained on, in one order.
+def record(model: FeatureClassifier, recipe: Recipe, log: dict, images: Images, test: Images, others: dict[str, Images],
+           lossless: Images) -> dict[str, Tensor]:  # fmt: skip
+    """Put on record what the classifier makes of every set: logits float32, features float16, labels uint8."""
+    more = training_sets(images, lossless)
+    sets = recorded_sets(test, others) | {name: (known.pixels, what) for name, (known, what) in more.items()}
+    tensors = labels_of(test, others | {name: known for name, (known, _) in more.items()})
+    for name, (pixels, _) in tqdm(sets.items(), desc="record"):
+        features, tensors[name] = read_features(model, pixels)
+        tensors[f"features/{name}"] = features.half()
+    along = {f"training/{step}/{name}": f for step, of_set in log.items() for name, f in of_set.items()}
+    tensors |= {name: logits.half() for name, logits in along.items()}
+    tensors["validation/lossless"] = held_out_of(images, lossless)
+    known = {name: {"pixels": what, "sha256 of pixels": fingerprint(pixels)} for name, (pixels, what) in sets.items()}
+    classes = {name: unknown.classes for name, unknown in others.items()}
+    write_record(recipe.name, tensors, {"model": recipe.name, "sets": known, "classes": classes})
+    return tensors
 
-    Which copy belongs to which image is read off the names; `validation` marks those held out of training.
-    """
-    place = {name: i for i, name in enumerate(copies.names)}
-    index = torch.tensor([place[name] for name in lossless.names])
-    return {
-        "lossless": classify(model, lossless.pixels),
-        "lossless, as JPEG": classify(model, copies.pixels[index]),
-        "labels/lossless": lossless.labels.to(torch.uint8),
-        "validation/lossless": torch.isin(index, validation).to(torch.uint8),
-    }
+
+def measure(tensors: dict[str, Tensor]) -> dict[str, float]:
+    """Accuracies of a record: on the test copies, and on lossless training images held out and their copies."""
+    held_out = tensors["validation/lossless"].bool()
+    parts = {"test": slice(None), "train": slice(None), "lossless": held_out, "lossless, as JPEG": held_out}
+    return {name: accuracy(tensors[name][part], tensors[f"labels/{name}"][part]) for name, part in parts.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--others", nargs="*", default=[], metavar="NAME=FILE", help="unknown pictures, as parquet")
     parser.add_argument("--lossless", metavar="FILE", help="training images that are no JPEG copies, as parquet")
     parser.add_argument("--threads", type=int, default=None)
@@ -276,27 +343,21 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     (images, line), (test, _) = load_cifar10("train"), load_cifar10("test")
     if images is None:
-        print(f"{line}; the bundled classifier and its record stay as they are")
+        print(f"{line}; the bundled classifiers and their records stay as they are")
         return
     others = {name: read_pictures(file) for name, file in (other.split("=", 1) for other in arguments.others)}
-    recipe, scratch = Recipe(), ROOT / "build" / "train" / f"{NAME}.pt"
-    model, log = train(images, recipe, watched_sets(test, others), scratch=scratch)
-    _, held_out = split_off(images, recipe.seed)
-    validation = accuracy(classify(model, images.pixels[held_out]), images.labels[held_out])
-    measured = {"validation": validation, "test": accuracy(classify(model, test.pixels), test.labels)}
-    print(f"{NAME}: validation accuracy {validation:.4f}, test accuracy {measured['test']:.4f}")
-    if not (set(UNKNOWN) <= set(others) and arguments.lossless):
-        print(f"data/ stays as it is: its record also needs --lossless, and --others {' '.join(UNKNOWN)}")
-        return
-    sets = recorded_sets(test, others)
-    tensors = {name: classify(model, pixels) for name, (pixels, _) in sets.items()}
-    tensors |= labels_of(test, others)
-    tensors |= {f"training/{step}/{name}": logits for step, sets_ in log.items() for name, logits in sets_.items()}
-    tensors |= against_copies(model, read_pictures(arguments.lossless, name="jpeg_path"), images, held_out)
-    known = {name: {"pixels": what, "sha256 of pixels": fingerprint(pixels)} for name, (pixels, what) in sets.items()}
-    classes = {name: unknown.classes for name, unknown in others.items()}
-    write_record(tensors, {"model": NAME, "sets": known, "classes": classes})
-    export(model, recipe, {"trained on": images.source, **measured})
+    whole = set(UNKNOWN) <= set(others) and arguments.lossless
+    lossless = read_pictures(arguments.lossless, name="jpeg_path") if whole else None
+    for recipe in (Recipe(seed) for seed in arguments.seeds):
+        scratch = ROOT / "build" / "train" / f"{recipe.name}.pt"
+        model, log = train(images, recipe, watched_sets(test, others), scratch=scratch)
+        if whole:
+            measured = measure(record(model, recipe, log, images, test, others, lossless))
+            export(model, recipe, {"trained on": images.source, **measured})
+        else:
+            measured = {"test": accuracy(classify(model, test.pixels), test.labels)}
+            print(f"data/ stays as it is: its record also needs --lossless, and --others {' '.join(UNKNOWN)}")
+        print(f"{recipe.name}: accuracy " + ", ".join(f"{name} {value:.4f}" for name, value in measured.items()))
 
 
 if __name__ == "__main__":
