@@ -45,15 +45,17 @@ def test_slopes_of_asked_and_never_asked_questions_are_those_of_dummy_variables(
     assert [f"{slope:+.2f}" for slope in found] == [*printed.groups()]
 
 
-@pytest.mark.parametrize(("way", "column"), [("pooled", -2), ("within position", -1)])
-def test_slopes_of_the_real_llama_are_those_of_dummy_variables(way, column, stored):
+@pytest.mark.parametrize("way", ["pooled", "within position", "and kind"])
+def test_slopes_of_the_real_llama_are_those_of_dummy_variables(way, stored):
     rows = recorded("llama-joint").query("source == 'sentence' and t > 0")
-    group = rows.t if way == "within position" else 0 * rows.t
-    for measure in ("V", "m", "K"):
-        slope = slope_with_dummies(rows.log_p, rows[measure], group)
-        assert slope == pytest.approx(regress(rows.log_p, rows[measure], group, rows.text, 0).beta[0, 0], abs=1e-6)
-        rows_of = " ".join(re.findall(rf"^{measure} on log p̂ .*$", stored, re.MULTILINE))  # a wide table is wrapped
-        assert re.findall(r"[+-]\d\.\d\d(?= \[)", rows_of)[column] == f"{slope:+.2f}"
+    groups = {"pooled": 0 * rows.t, "within position": rows.t, "and kind": rows.kind + rows.t.astype(str)}
+    lines = re.findall(rf"^(?:passage|sentence)? +{way} +[+-].*$", stored, re.MULTILINE)  # a wide table is wrapped
+    printed = re.findall(r"[+-]\d\.\d\d(?= \[)", " ".join(lines[1::2]))  # passages, sentences, passages, …
+    for column, measure in enumerate(("V", "m", "K")):
+        slope = slope_with_dummies(rows.log_p, rows[measure], groups[way])
+        fit = regress(rows.log_p, rows[measure], groups[way], rows.text, 0)
+        assert slope == pytest.approx(fit.beta[0, 0], abs=1e-6)
+        assert printed[column] == f"{slope:+.2f}"
 
 
 def test_the_recorded_joint_starts_at_zero_and_only_falls():

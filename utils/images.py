@@ -150,7 +150,7 @@ class FeatureClassifier(nn.Module):
 def load_classifier(folder: Path | None = None) -> Classifier | FeatureClassifier:
     """The bundled CIFAR-10 classifier, ready to classify, or that of another `folder`; FileNotFoundError without.
 
-    `data_file("models/cifar10-1")`, `-2` and `-3` are three seeds of a `FeatureClassifier`.
+    `data_file("models/cifar10-1")` holds a `FeatureClassifier`; other seeds stand beside it.
     """
     folder = folder or data_file("models/cifar10-resnet")
     config = json.loads((folder / "config.json").read_text())
