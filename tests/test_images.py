@@ -55,7 +55,7 @@ def model():
 def test_the_record_is_that_of_the_shipped_weights(name, kind):
     """On the kinds of garbage that are made of nothing, so that no photograph is needed to make them again."""
     made = images.make_garbage(kind, torch.zeros(train_images.GARBAGE_FROM, 3, 32, 32, dtype=torch.uint8))
-    pixels = train_images.as_jpeg(made)
+    pixels = images.as_jpeg(made)
     assert fingerprint(pixels) == card(RECORD_OF[name])["sets"][kind]["sha256 of pixels"]
     network = images.load_classifier(DATA / "models" / name)
     close(images.classify(network, pixels[:500]), recorded(RECORD_OF[name])[kind][:500])
@@ -106,7 +106,7 @@ def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names
     assert json.loads((tmp_path / "models" / "cifar10-7" / "recipe.json").read_text())["seed"] == 7
     read = {name: train_images.read_pictures(tmp_path / f"{name}-0.parquet") for name in files}
     pixels = {name: read[name].pixels for name in ("test", *UNKNOWN)}
-    pixels["mixed pairs"] = train_images.as_jpeg(train_images.mixed_pairs(pixels["test"][:20]))
+    pixels["mixed pairs"] = images.as_jpeg(train_images.mixed_pairs(pixels["test"][:20]))
     for name, known in pixels.items():
         assert fingerprint(known) == about["sets"][name]["sha256 of pixels"]
         close(images.classify(model, known), logits[name])
@@ -209,7 +209,7 @@ def test_no_gauge_changes_a_label_or_a_probability_and_any_auroc_can_be_had(reco
         (lambda: images.separation([], [1.0]), ValueError, "empty"),
         (lambda: images.separation([1.0], [float("nan")]), ValueError, "NaN"),
         (lambda: images.load_cifar10("validation"), ValueError, "split must be"),
-        (lambda: train_images.as_jpeg(PICTURES[:, :1]), ValueError, "three colour channels"),
+        (lambda: images.as_jpeg(PICTURES[:, :1]), ValueError, "three colour channels"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_sentence(call, error, message):

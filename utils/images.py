@@ -28,6 +28,7 @@ from .fetch import hub
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HUB_ID, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
+QUALITY = 75  # of the JPEG copies of CIFAR-10 that the classifiers were trained on
 FOLDER = "SPILLED_ENERGY_CIFAR10"  # environment variable: a local copy in the hub's layout
 
 
@@ -45,6 +46,19 @@ def decode(files) -> Tensor:
     """Picture files (bytes) of one size as uint8 [N, 3, H, W]."""
     pictures = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def as_jpeg(pixels: Tensor) -> Tensor:
+    """RGB pictures after a JPEG's round trip, so that compression cannot tell one set from another.
+
+    uint8 [N, 3, H, W], in and out. ValueError on another number of channels.
+    """
+    if pixels.shape[1] != 3:
+        raise ValueError(f"as_jpeg needs three colour channels; got {pixels.shape[1]}")
+    files = [io.BytesIO() for _ in pixels]
+    for picture, file in zip(pixels.permute(0, 2, 3, 1).numpy(), files, strict=True):
+        Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)
+    return decode(file.getvalue() for file in files)
 
 
 def read_parquet(path: str | Path, source: str, classes: tuple[str, ...]) -> Images:
@@ -227,6 +241,17 @@ def suspicion(logits: Tensor) -> pd.DataFrame:
     return pd.DataFrame({symbol: score.numpy() for symbol, score in scores.items()})
 
 
+def side_by_side(known: int, unknown: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (True: unknown) and groups 0 … 199 of `known` pictures, then of `unknown` ones; ValueError without either.
+
+    The n-th picture of both shares a group, and groups are what the bootstrap draws.
+    """
+    if not known or not unknown:
+        raise ValueError("separation needs known and unknown pictures; one of the two is empty")
+    place = np.concatenate([np.arange(known), np.arange(unknown)])
+    return np.repeat([False, True], [known, unknown]), place % 200
+
+
 class Separation(NamedTuple):
     """How well a score tells unknown from known pictures, each number with its 95 % interval."""
 
@@ -240,10 +265,7 @@ def separation(known, unknown, resamples: int = 400) -> Separation:
     FPR95 as in Liu et al.'s code: the threshold accepts 95 % of the *known* (others find 95 % of the unknown). Pictures
     are drawn in 200 groups, garbage with the test image it was made of. ValueError on NaN or no pictures.
     """
-    if not len(known) or not len(unknown):
-        raise ValueError("separation needs known and unknown pictures; one of the two is empty")
-    place = np.concatenate([np.arange(len(known)), np.arange(len(unknown))])
-    answers = np.concatenate([known, unknown]), np.repeat([False, True], [len(known), len(unknown)]), place % 200
+    answers = np.concatenate([known, unknown]), *side_by_side(len(known), len(unknown))
     fpr95 = stats.fpr95(*answers, accept_right=True, resamples=resamples)
     return Separation(stats.auroc(*answers, resamples=resamples), fpr95)
 

@@ -14,7 +14,7 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from . import stats
+from . import images, stats
 from .energy import potentials
 
 NAMES = {  # symbol: what it is called, and where it comes from
@@ -65,19 +65,15 @@ def scores(logits, features, lesson: Lesson) -> pd.DataFrame:
     Mahalanobis is the squared distance to the nearest class. GEM takes every class for equally frequent and leaves
     out the density's constant: `−log Σ_y exp(−½ d_y²)`.
     """
-    p, h = potentials(logits.double()), np.asarray(features, float)  # in float32 many probabilities would tie at 1
+    h = np.asarray(features, float)
     squared = class_distances(h, lesson)
-    columns = {
-        "−max log p": -p.max_logprob.numpy(),
-        "−max f": -logits.double().amax(-1).numpy(),
-        "−V": -p.log_partition.numpy(),
-        "−K": -p.self_certainty.numpy(),
+    of_features = {
         "−‖h‖": -np.linalg.norm(h, axis=1),
         "KNN": neighbour_distance(h, lesson),
         "Mahalanobis": squared.min(1),
         "GEM": -np.logaddexp.reduce(-squared / 2, axis=1),
     }
-    return pd.DataFrame(columns)
+    return images.suspicion(logits).assign(**of_features)[[*NAMES]]
 
 
 def read(record, names, each: int | None, lesson: Lesson) -> pd.DataFrame:
@@ -108,7 +104,5 @@ def lead(known: pd.DataFrame, unknown: pd.DataFrame, score: str, baseline: str, 
 
     Pictures are drawn in 200 groups, as in `images.separation`.
     """
-    both = pd.concat([known, unknown])
-    place = np.concatenate([np.arange(len(known)), np.arange(len(unknown))]) % 200
-    strange = np.arange(len(both)) >= len(known)
-    return stats.auroc_difference(both[score], both[baseline], strange, place, resamples=resamples)
+    both, groups = pd.concat([known, unknown]), images.side_by_side(len(known), len(unknown))
+    return stats.auroc_difference(both[score], both[baseline], *groups, resamples=resamples)

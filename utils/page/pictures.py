@@ -3,15 +3,15 @@
 The classifier has only seen JPEG copies, so every picture here goes through the same JPEG.
 """
 
-import io
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from sklearn import datasets
 from torch import Tensor
 
-SIDE, QUALITY = 32, 75
+from ..images import as_jpeg
+
+SIDE = 32
 SKY, SEA, GRASS, ROAD = "#9cc4e8", "#1f4e79", "#5d8a3c", "#6b6b6b"
 SHAPES = {  # on a canvas of 320 × 320: background, then (shape, coordinates, colour) from back to front
     "ship": (SKY, [
@@ -59,9 +59,7 @@ def photographs() -> dict[str, Image.Image]:
 def small(picture: Image.Image) -> Tensor:
     """The middle square of a picture, at 32 × 32 pixels and after the JPEG: uint8 [3, 32, 32]."""
     square = ImageOps.fit(picture.convert("RGB"), (SIDE, SIDE), Image.Resampling.BOX)
-    file = io.BytesIO()
-    square.save(file, "JPEG", quality=QUALITY)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).contiguous()
+    return as_jpeg(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])[0]
 
 
 def gallery(seed: int = 0) -> dict[str, Tensor]:

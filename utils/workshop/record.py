@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import entropy
 from tqdm.auto import tqdm
 
 from .. import DATA, ROOT
@@ -79,23 +80,19 @@ def few_shot(questions: pd.DataFrame, prefix: str) -> list[str]:
     return [prefix + prompt for prompt in questions.prompt]
 
 
+def bare(prompt: str) -> str:
+    """The question itself, without the words around it."""
+    return prompt.removeprefix("Question: ").removesuffix(" Answer:")
+
+
 def chat(lm: LM, questions: pd.DataFrame, prefix: str) -> list[str]:
     """The same examples and questions as turns of a conversation, in the model's own chat template."""
-    turns = []
+    shown = []
     for line in prefix.splitlines():
-        turns.append(line.removeprefix("Question: ").split(" Answer: "))
-    shown = [
-        {"role": role, "content": text}
-        for pair in turns
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
-    return [
-        lm.tokenizer.apply_chat_template(
-            [*shown, {"role": "user", "content": prompt.removeprefix("Question: ").removesuffix(" Answer:")}],
-            tokenize=False, add_generation_prompt=True,
-        )
-        for prompt in questions.prompt
-    ]  # fmt: skip
+        asked, answered = line.split(" Answer: ")
+        shown += [{"role": "user", "content": bare(asked)}, {"role": "assistant", "content": answered}]
+    turns = [[*shown, {"role": "user", "content": bare(prompt)}] for prompt in questions.prompt]
+    return [lm.tokenizer.apply_chat_template(t, tokenize=False, add_generation_prompt=True) for t in turns]
 
 
 def score_answers(lm: LM, prompts, said: Sequence[Said], bos: str | bool) -> pd.DataFrame:
@@ -149,14 +146,13 @@ def agreement(lm: LM, questions: pd.DataFrame, prefix: str, answers: pd.DataFram
     drawn = generate(lm, np.repeat(prompts, SAMPLES).tolist(), batch_size=128, **options)[0]
     keys = np.array([key(read_completion(text).answer) for text in drawn]).reshape(-1, SAMPLES)
     greedy = answers.set_index("question").answer.reindex(questions.index)
-    entropy = [-sum(p * np.log(p) for p in np.unique(row, return_counts=True)[1] / SAMPLES) for row in keys]
-    texts = [BELIEF.format(question=p.removeprefix("Question: ").removesuffix(" Answer:"), answer=a)
-             for p, a in zip(questions.prompt, greedy, strict=True)]  # fmt: skip
+    spread = [entropy(np.unique(row, return_counts=True)[1]) for row in keys]
+    texts = [BELIEF.format(question=bare(p), answer=a) for p, a in zip(questions.prompt, greedy, strict=True)]
     words = score_continuations(lm, texts, [[" true", " false"]] * len(texts))
     logs = words.groupby(["prompt", "continuation"]).logprob.sum().unstack()
     return pd.DataFrame({
         "question": questions.index, "agree": (keys == greedy.map(key).to_numpy()[:, None]).mean(1),
-        "semantic_H": entropy, "belief": (logs[0] - logs[1]).to_numpy(),
+        "semantic_H": spread, "belief": (logs[0] - logs[1]).to_numpy(),
     })  # fmt: skip
 
 

@@ -9,7 +9,6 @@ in float32), channels last, and pictures of 24 × 24 pixels for the first 14 of 
 """
 
 import argparse
-import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -26,10 +24,11 @@ from tqdm.auto import tqdm
 from .. import DATA, ROOT
 from ..images import (
     GARBAGE,
+    QUALITY,
     FeatureClassifier,
     Images,
+    as_jpeg,
     classify,
-    decode,
     load_cifar10,
     make_garbage,
     read_features,
@@ -44,7 +43,6 @@ VALIDATION = 5000
 DRAWN = 5000  # training images whose features are on record
 UNKNOWN = ("tiny-imagenet", "textures", "mnist")  # sets of unknown pictures on record
 GARBAGE_FROM = 2000  # garbage is made of the first so many test images
-QUALITY = 75  # of the JPEG copies the classifier was trained on
 
 
 @dataclass(frozen=True)
@@ -218,16 +216,6 @@ def read_pictures(path: str | Path, name: str = "") -> Images:
     classes = tuple(about.get("info", {}).get("features", {}).get("label", {}).get("names", ()))
     images = read_parquet(path, "/".join(Path(path).parts[-2:]), classes)
     return images._replace(names=pd.read_parquet(path, columns=[name])[name].tolist()) if name else images
-
-
-def as_jpeg(pixels: Tensor) -> Tensor:
-    """RGB pictures after a JPEG's round trip, so that compression cannot tell one set from another."""
-    if pixels.shape[1] != 3:
-        raise ValueError(f"as_jpeg needs three colour channels; got {pixels.shape[1]}")
-    files = [io.BytesIO() for _ in pixels]
-    for picture, file in zip(pixels.permute(0, 2, 3, 1).numpy(), files, strict=True):
-        Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)
-    return decode(file.getvalue() for file in files)
 
 
 def partners(n: int) -> Tensor:
