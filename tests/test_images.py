@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
 
@@ -19,7 +20,7 @@ from test_hub import standin  # noqa: F401 (a fixture)
 from utils import DATA, images, records, stats
 from utils.energy import log_partition
 from utils.gauge import shift
-from utils.page import widgets
+from utils.page import pictures, widgets
 from utils.records import card, fingerprint, recorded
 from utils.workshop import train_images
 
@@ -36,13 +37,13 @@ PICTURES = noise(24, RNG)
 
 
 SEEDS = [seed for seed in train_images.SEEDS if (DATA / "models" / f"cifar10-{seed}").exists()]
-RECORD_OF = {"cifar10-resnet": "cifar10-logits"} | {f"cifar10-{seed}": f"cifar10-{seed}" for seed in SEEDS}
+NAMES = [f"cifar10-{seed}" for seed in SEEDS]
 each_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
 @pytest.fixture(scope="module")
 def record():
-    return recorded("cifar10-logits"), card("cifar10-logits")
+    return recorded("cifar10-1"), card("cifar10-1")
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +52,20 @@ def model():
 
 
 @pytest.mark.parametrize("kind", ["uniform noise", "one colour"])
-@pytest.mark.parametrize("name", RECORD_OF)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_record_is_that_of_the_shipped_weights(name, kind):
     """On the kinds of garbage that are made of nothing, so that no photograph is needed to make them again."""
     made = images.make_garbage(kind, torch.zeros(train_images.GARBAGE_FROM, 3, 32, 32, dtype=torch.uint8))
     pixels = images.as_jpeg(made)
-    assert fingerprint(pixels) == card(RECORD_OF[name])["sets"][kind]["sha256 of pixels"]
+    assert fingerprint(pixels) == card(name)["sets"][kind]["sha256 of pixels"]
     network = images.load_classifier(DATA / "models" / name)
-    close(images.classify(network, pixels[:500]), recorded(RECORD_OF[name])[kind][:500])
+    close(images.classify(network, pixels[:500]), recorded(name)[kind][:500])
 
 
-@pytest.mark.parametrize("name", RECORD_OF)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_recorded_logits_have_the_accuracy_that_the_recipe_states(name):
     recipe = json.loads((DATA / "models" / name / "recipe.json").read_text())
-    logits = recorded(RECORD_OF[name])
+    logits = recorded(name)
     assert train_images.accuracy(logits["test"], logits["labels/test"]) == pytest.approx(recipe["test"], abs=2e-4)
 
 
@@ -118,21 +119,11 @@ def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names
         assert fingerprint(pixels) == about["sets"][name]["sha256 of pixels"]
         features, expected = images.read_features(model, pixels)
         close(expected, logits[name])  # lossless pictures and copies are paired by name
-        close(features, logits[f"features/{name}"].float())
+        if name == "train":
+            close(features, logits["features/train"].float(), atol=1e-2)
         assert torch.equal(labels.to(torch.uint8), logits[f"labels/{name}"])
     assert logits["validation/lossless"].tolist() == [int(i in held_out) for i in range(30)]
     assert [*logits["labels/mixed pairs"].shape] == [20, 2]
-
-
-def test_the_record_is_complete_and_small(record):
-    logits, card = record
-    assert set(card["sets"]) == {"test", *images.GARBAGE, "mixed pairs", *UNKNOWN}
-    assert logits["test"].shape == (10_000, 10)
-    steps = {int(name.split("/")[1]) for name in logits if name.startswith("training/")}
-    assert {*train_images.RECORD_AT} < steps and len(steps) == 6
-    close(logits[f"training/{max(steps)}/test"], logits["test"][:2000])
-    assert (DATA / "recorded" / "cifar10-logits.safetensors").stat().st_size < 4e6
-    assert (DATA / "models" / "cifar10-resnet" / "model.safetensors").stat().st_size < 5e6
 
 
 @each_seed
@@ -143,45 +134,44 @@ def test_the_record_of_each_seed_is_whole(seed):
     assert set(about["sets"]) == set(rows)
     head = images.load_classifier(DATA / "models" / f"cifar10-{seed}").head
     for name, n in rows.items():
-        assert logits[name].shape == (n, 10) and logits[f"features/{name}"].shape == (n, head.in_features)
+        assert logits[name].shape == (n, 10)
         if name not in images.GARBAGE:
             assert len(logits[f"labels/{name}"]) == n
-        close(head(logits[f"features/{name}"].float()), logits[name], atol=0.02)  # float16 features
+        if not name.startswith("lossless"):
+            features = logits[f"features/{name}"].float()
+            assert features.shape == (n, head.in_features)
+            close(head(features), logits[name], atol=0.02)  # float16 features
     assert head.in_features <= 128 and logits["validation/lossless"].sum() == 384
-    last = max(int(name.split("/")[1]) for name in logits if name.startswith("training/"))
-    close(logits[f"training/{last}/test"].float(), logits["test"][:2000], atol=0.02)
+    steps = {int(name.split("/")[1]) for name in logits if name.startswith("training/")}
+    assert {*train_images.RECORD_AT} < steps and len(steps) == 6
+    close(logits[f"training/{max(steps)}/test"].float(), logits["test"][:2000], atol=0.02)
 
 
 def test_three_seeds_saw_the_same_pictures_and_fit_in_a_few_megabytes():
     sets = [card(f"cifar10-{seed}")["sets"] for seed in SEEDS]
     assert SEEDS and all(of_seed == sets[0] for of_seed in sets)
-    old = card("cifar10-logits")["sets"]
-    assert {name: sets[0][name] for name in old} == old
     size = {kind: sum(path.stat().st_size for path in DATA.glob(kind))
             for kind in ("models/cifar10-[123]/*.safetensors", "recorded/cifar10-[123].*")}  # fmt: skip
-    assert size["models/cifar10-[123]/*.safetensors"] < 12e6 and size["recorded/cifar10-[123].*"] < 23e6
+    assert size["models/cifar10-[123]/*.safetensors"] < 12e6 and size["recorded/cifar10-[123].*"] < 20e6
 
 
 def test_batching_changes_nothing(model):
     close(images.classify(model, PICTURES), images.classify(model, PICTURES, batch=7), atol=1e-4)
 
 
-OLD = train_images.Recipe(seed=0, epochs=12, batch=256, rate=0.3)  # of cifar10-resnet, as far as its head goes
-
-
-@pytest.mark.parametrize("name", RECORD_OF)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_mean_row_of_the_head_is_the_first_one_shrunk_by_the_decay_alone(name):
     """The gauge of a shipped classifier, predicted from its recipe without any data."""
-    recipe = OLD if name == "cifar10-resnet" else train_images.Recipe(int(name[-1]))
+    recipe = train_images.Recipe(int(name[-1]))
     total = recipe.steps(45_000)
-    scale = torch.ones(1, 1)
+    scale = torch.ones(1, 1, requires_grad=True)
     optimizer, schedule = train_images.descent([scale], recipe, total)
     for _ in range(total):
         scale.grad = torch.zeros_like(scale)
         optimizer.step()
         schedule.step()
     torch.manual_seed(recipe.seed)
-    born = (images.Classifier() if recipe is OLD else images.FeatureClassifier()).head
+    born = images.FeatureClassifier().head
     head = images.load_classifier(DATA / "models" / name).head
     close(head.weight.mean(0), scale.item() * born.weight.mean(0), atol=3e-4)
     close(head.bias.mean(), born.bias.mean(), atol=3e-4)
@@ -435,3 +425,29 @@ def test_the_widget_redraws_for_every_control(digits):
         assert "Picture" in box.sentence.value and "nats" in box.sentence.value
     assert len(set(seen)) == 4
     assert f"a {int(unseen.labels[3])}, 70% inverted" in box.sentence.value
+
+
+def test_your_own_file_is_seen_as_the_classifier_sees_it_and_a_file_without_a_picture_is_refused(digits):
+    """Through the upload: middle square, white where it was transparent, the JPEG; words for a file that is none."""
+    model = images.load_classifier()
+    canvas = Image.new("RGBA", (90, 60), (200, 30, 30, 255))
+    canvas.paste((0, 0, 0, 0), (0, 0, 90, 30))  # the upper half is transparent
+    files = {name: BytesIO() for name in ("red.png", "words.txt")}
+    canvas.save(files["red.png"], "PNG")
+    files["words.txt"].write(b"no picture")
+    ship, seen = pictures.gallery()["ship"], pictures.from_file(files["red.png"])
+    assert seen.shape == (3, 32, 32) and seen[:, 4, 16].min() > 240  # white
+    assert torch.allclose(seen[:, 28, 16].float(), torch.tensor([200.0, 30, 30]), atol=6)
+    box = widgets.own_picture(ship, pictures.from_file, partial(images.classify, model), images.CLASSES, np.arange(9))
+    before = box.picture.value
+    assert "no file yet" in box.sentence.value
+    for name in files:
+        content = memoryview(files[name].getvalue())
+        box.controls["file"].value = ({"name": name, "type": "", "size": len(content), "content": content,
+                                       "last_modified": datetime.now(UTC)},)  # fmt: skip
+        logits = images.classify(model, seen[None])
+        if name == "red.png":
+            assert f"red.png: called {images.CLASSES[int(logits.argmax())]} with" in box.sentence.value
+            assert f"V = {log_partition(logits).item():.1f} nats" in box.sentence.value and box.picture.value != before
+        else:
+            assert "holds no picture" in box.sentence.value and box.picture.value == ""

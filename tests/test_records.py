@@ -32,12 +32,12 @@ def test_tables_and_prefixes_are_read_by_their_name_and_another_name_is_refused(
 
 
 def test_an_altered_record_is_noticed(monkeypatch, tmp_path):
-    for path in (DATA / "recorded").glob("cifar10-logits.*"):
+    for path in (DATA / "recorded").glob("cifar10-1.*"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(records, "FOLDER", tmp_path)
-    recorded("cifar10-logits")
-    about = card("cifar10-logits")
+    recorded("cifar10-1")
+    about = card("cifar10-1")
     about["sha256"]["mnist"] = "0" * 64
-    (tmp_path / "cifar10-logits.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match="cifar10-logits: mnist is not what was recorded"):
-        recorded("cifar10-logits")
+    (tmp_path / "cifar10-1.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="cifar10-1: mnist is not what was recorded"):
+        recorded("cifar10-1")

@@ -97,56 +97,32 @@ def load_cifar10(split: str) -> tuple[Images | None, str]:
     return images, f"{images.source}: {len(images.labels):,} images"
 
 
-def conv(inputs: int, outputs: int, stride: int = 1, pool: int = 1) -> nn.Sequential:
-    """3×3 convolution (then the maximum over `pool` × `pool` positions), batch normalisation, rectifier."""
-    layers = [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
-    if pool > 1:
-        layers.insert(1, nn.MaxPool2d(pool))
-    return nn.Sequential(*layers)
+def conv(inputs: int, outputs: int, pool: int = 1) -> nn.Sequential:
+    """3×3 convolution, the maximum over `pool` × `pool` positions, batch normalisation without a scale, GELU."""
+    normalise = nn.BatchNorm2d(outputs)
+    normalise.weight.requires_grad_(False)  # stays 1: the next convolution can scale just as well
+    pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), *pooling, normalise, nn.GELU())
 
 
-class Residual(nn.Module):
-    """`h + g(h)`, with `g` two convolutions."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.branch = nn.Sequential(conv(width, width), conv(width, width))
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.branch(h)
-
-
-class Classifier(nn.Module):
-    """A compact residual network (He et al. 1512.03385): uint8 pixels [N, 3, H, W] → logits [N, classes].
-
-    Each width after the first halves the resolution and adds one residual block; then the mean over
-    positions, and a linear head with a free gauge: nothing in the loss sees a common shift of its logits.
-    """
-
-    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128), classes: int = 10):
-        super().__init__()
-        blocks = [conv(3, widths[0])]
-        for narrow, wide in pairwise(widths):
-            blocks += [conv(narrow, wide, stride=2), Residual(wide)]
-        self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(widths[-1], classes)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        centred = (pixels.float() - 120) / 64  # about mean 0, deviation 1 over CIFAR-10
-        return self.head(self.body(centred.contiguous(memory_format=torch.channels_last)))
+def centred(pixels: Tensor) -> Tensor:
+    """Pixels [N, 3, H, W] as float32 of about mean 0, deviation 1 over CIFAR-10, channels last in memory."""
+    return ((pixels.float() - 120) / 64).contiguous(memory_format=torch.channels_last)
 
 
 class FeatureClassifier(nn.Module):
     """A small convolutional network, uint8 pixels [N, 3, H, W] → features [N, d] → logits [N, classes].
 
-    A first convolution; then each width halves the resolution by a maximum over 2 × 2 positions and adds a second
-    convolution. The features are the last one's means over positions, none below 0; the logits are linear in them.
+    A fixed first layer compares 2 × 2 patches with the directions in which patches differ; then each width halves the
+    resolution by a maximum over 2 × 2 positions and adds a second convolution. The features are the last one's means
+    over positions and, outside training, over the picture and its mirror image; the logits are linear in them.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256), features: int = 64, classes: int = 10):
+    def __init__(self, widths: tuple[int, ...] = (64, 256, 256), features: int = 64, classes: int = 10):
         super().__init__()
-        blocks = [conv(3, widths[0])]
-        for narrow, wide in pairwise(widths):
+        self.patches = nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
+        blocks = [nn.GELU()]
+        for narrow, wide in pairwise((24, *widths)):
             blocks += [conv(narrow, wide, pool=2), conv(wide, wide)]
         blocks[-1] = conv(widths[-1], features)
         self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -154,21 +130,20 @@ class FeatureClassifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head sees of the pictures, [N, d]."""
-        centred = (pixels.float() - 120) / 64  # about mean 0, deviation 1 over CIFAR-10
-        return self.body(centred.contiguous(memory_format=torch.channels_last))
+        seen = self.body(self.patches(centred(pixels)))
+        return seen if self.training else (seen + self.body(self.patches(centred(pixels.flip(-1))))) / 2
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.features(pixels))
 
 
-def load_classifier(folder: Path | None = None) -> Classifier | FeatureClassifier:
+def load_classifier(folder: Path | None = None) -> FeatureClassifier:
     """The bundled CIFAR-10 classifier, ready to classify, or that of another `folder`; FileNotFoundError without.
 
-    `data_file("models/cifar10-1")` holds a `FeatureClassifier`; other seeds stand beside it.
+    `data_file("models/cifar10-2")` and `data_file("models/cifar10-3")` are two more trainings of the same recipe.
     """
-    folder = folder or data_file("models/cifar10-resnet")
-    config = json.loads((folder / "config.json").read_text())
-    model = (FeatureClassifier if "features" in config else Classifier)(**config)
+    folder = folder or data_file("models/cifar10-1")
+    model = FeatureClassifier(**json.loads((folder / "config.json").read_text()))
     model.load_state_dict({key: v.float() for key, v in load_file(folder / "model.safetensors").items()})
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

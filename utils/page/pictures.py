@@ -5,7 +5,7 @@ The classifier has only seen JPEG copies, so every picture here goes through the
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from sklearn import datasets
 from torch import Tensor
 
@@ -60,6 +60,18 @@ def small(picture: Image.Image) -> Tensor:
     """The middle square of a picture, at 32 × 32 pixels and after the JPEG: uint8 [3, 32, 32]."""
     square = ImageOps.fit(picture.convert("RGB"), (SIDE, SIDE), Image.Resampling.BOX)
     return as_jpeg(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])[0]
+
+
+def from_file(file) -> Tensor:
+    """Your own picture, from a path or an open file, as the classifier sees it: the middle square, uint8 [3, 32, 32].
+
+    Transparent places become white. ValueError if the file holds no picture.
+    """
+    try:
+        picture = ImageOps.exif_transpose(Image.open(file)).convert("RGBA")
+    except UnidentifiedImageError:
+        raise ValueError("this file holds no picture that can be read here; save it as PNG or JPEG") from None
+    return small(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture))
 
 
 def gallery(seed: int = 0) -> dict[str, Tensor]:

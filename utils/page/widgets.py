@@ -5,6 +5,7 @@ from `plots` (or HTML) and a sentence that says what it shows. So whatever a wid
 """
 
 import html
+import io
 import math
 from collections.abc import Callable, Mapping
 
@@ -144,6 +145,25 @@ def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known)
 
     picture = w.IntSlider(min=0, max=len(images.labels) - 1, continuous_update=False)
     return explorer(draw, picture=picture, kind=w.Dropdown(options=list(kinds)), amount=knob(0, 1, 0.1))
+
+
+def own_picture(first, read: Callable, classify: Callable, classes, known) -> Explorer:
+    """Upload a picture file; see it as the classifier does, with logits, probabilities and V (`plots.image_xray`).
+
+    `read(file)` gives the pixels [3, H, W] of an open file, `classify(pixels)` the logits [1, classes] of one picture
+    [1, 3, H, W]; `known` are the `V` of known pictures. `first` is the picture [3, H, W] shown before there is a file.
+    """
+
+    def draw(file):
+        pixels = read(io.BytesIO(file[0]["content"])) if file else first
+        logits = classify(pixels[None])[0].double()
+        best, v = int(logits.argmax()), float(logits.logsumexp(0))
+        name = file[0]["name"] if file else "no file yet"
+        said = (f"{name}: called {classes[best]} with probability {math.exp(logits[best] - v):.2f}. V = {v:.1f} nats; "
+                f"{float((known > v).mean()):.0%} of the known pictures have more.")  # fmt: skip
+        return plots.image_xray(pixels.permute(1, 2, 0).numpy(), logits, classes, known, "as the network sees it"), said
+
+    return explorer(draw, file=w.FileUpload(accept="image/*", description="your picture"))
 
 
 SENTENCE_COLUMNS = {  # what a token can be coloured by, and where its colour scale is centred

@@ -22,7 +22,6 @@ MADE_BY = {  # file pattern → how it was made; the first that matches counts
     r"almanac-(tokenizer\.json|documents\.parquet)": "`python -m utils.workshop.documents`",
     r"texts\.csv": "famous passages quoted, the rest written for this course",
     r"models/almanac-": "`python -m utils.workshop.train`",
-    r"models/cifar10-resnet|recorded/cifar10-logits": "an earlier recipe in `utils.workshop.train_images`",
     r"models/cifar10-|recorded/cifar10-": "`python -m utils.workshop.train_images`",
     r"questions": "`python -m utils.workshop.questions`",
     r"recorded/bench": "`make bench`",
