@@ -354,7 +354,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(lesson, mo
 def test_an_epoch_shows_every_training_image_once_and_mirrors_it_every_other_time(lesson):
     pool, held_out = train_images.split_off(lesson, held_out=24)
     assert sorted(torch.cat([pool, held_out]).tolist()) == list(range(240))
-    draw = partial(train_images.training_batch, lesson, pool, replace(SMALL, shift=0))
+    draw = partial(train_images.training_batch, lesson, pool, replace(SMALL, shift=0, hole=0))
     epochs = [torch.cat([draw(step)[0] for step in steps]) for steps in (range(6), range(6, 12))]
     for original in lesson.pixels[pool[:20]].float():
         straight = [(epoch == original).all((1, 2, 3)).sum().item() for epoch in epochs]
@@ -392,6 +392,15 @@ def test_shifts_move_the_picture_and_reflect_its_edges():
     moved = train_images.augment(ramp, np.zeros(40, bool), 3, np.random.default_rng(0))
     starts = {tuple(row[:2].int().tolist()) for row in moved[:, 0, 0]}
     assert starts == {(3, 2), (2, 1), (1, 0), (0, 1), (1, 2), (2, 3), (3, 4)}
+
+
+def test_cutout_greys_one_square_of_each_picture_and_nothing_else():
+    cut = train_images.cut_out(PICTURES.float(), 8, np.random.default_rng(0))
+    grey = (cut == 120).all(1)  # [24, 32, 32]; noise is hardly ever 120 in all three colours
+    assert (grey.sum((1, 2)) == 64).all()
+    assert (grey.any(1).sum(1) == 8).all() and (grey.any(2).sum(1) == 8).all()  # eight columns and eight rows
+    assert torch.equal(cut.permute(0, 2, 3, 1)[~grey], PICTURES.float().permute(0, 2, 3, 1)[~grey])
+    assert len({tuple(place.flatten().nonzero()[0].tolist()) for place in grey}) > 10
 
 
 @pytest.fixture(scope="module")

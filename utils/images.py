@@ -98,11 +98,9 @@ def load_cifar10(split: str) -> tuple[Images | None, str]:
 
 
 def conv(inputs: int, outputs: int, pool: int = 1) -> nn.Sequential:
-    """3×3 convolution, the maximum over `pool` × `pool` positions, batch normalisation without a scale, GELU."""
-    normalise = nn.BatchNorm2d(outputs)
-    normalise.weight.requires_grad_(False)  # stays 1: the next convolution can scale just as well
+    """3×3 convolution, the maximum over `pool` × `pool` positions, batch normalisation, GELU."""
     pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), *pooling, normalise, nn.GELU())
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), *pooling, nn.BatchNorm2d(outputs), nn.GELU())
 
 
 def centred(pixels: Tensor) -> Tensor:
