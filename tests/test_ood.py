@@ -37,6 +37,12 @@ def test_class_distances_and_gem_are_those_of_gaussians_with_one_covariance():
     np.testing.assert_allclose(SCORES["GEM"], constant - logsumexp(densities, axis=1))
 
 
+def test_relative_mahalanobis_takes_off_the_distance_to_all_classes_as_one_gaussian():
+    background = multivariate_normal(TRAIN.mean(0), np.cov(TRAIN.T, bias=True))
+    distance = 2 * (background.logpdf(TRAIN.mean(0)) - background.logpdf(FEATURES))
+    np.testing.assert_allclose(SCORES["relative Mahalanobis"], SCORES["Mahalanobis"] - distance)
+
+
 def test_neighbours_are_counted_on_the_unit_sphere():
     def unit(h):
         return h / np.linalg.norm(h, axis=1, keepdims=True)
@@ -73,6 +79,13 @@ def test_the_gallery_is_the_same_each_time_and_only_noise_follows_the_seed():
         assert torch.equal(pixels, again[name])
         assert torch.equal(pixels, other[name]) == (name != "noise")
     assert len({pixels.numpy().tobytes() for pixels in first.values()}) == 12
+
+
+def test_every_score_is_separated_by_its_own_numbers():
+    found = ood.separations(SCORES[:25], SCORES[25:])
+    assert list(found) == list(ood.NAMES)
+    assert all(found[name] == images.separation(SCORES[name][:25], SCORES[name][25:]) for name in ood.NAMES)
+    assert len({separation.auroc.value for separation in found.values()}) > 5
 
 
 def test_a_lead_is_the_difference_of_two_separations():

@@ -1,7 +1,7 @@
 """Scores that tell pictures of an unknown kind (out of distribution, OOD) from known ones, by logits or features.
 
-Every score is oriented by its source: higher = more suspicious. Four read the logits `f` [N, classes], in nats; four
-read the features `h` [N, d] that the head sees, and three of them compare with features of training pictures. The
+Every score is oriented by its source: higher = more suspicious. Four read the logits `f` [N, classes], in nats; five
+read the features `h` [N, d] that the head sees, and four of them compare with features of training pictures. The
 symbols are the names of the columns. To try a score of your own, add a column in `scores`.
 """
 
@@ -25,6 +25,7 @@ NAMES = {  # symbol: what it is called, and where it comes from
     "−‖h‖": "norm of the features",
     "KNN": "distance to the 50th nearest training picture, 2204.06507",
     "Mahalanobis": "distance to the nearest class, 1807.03888",
+    "relative Mahalanobis": "that, less the distance to all classes as one Gaussian, 2106.09022",
     "GEM": "minus the log-density of a Gaussian mixture, 2112.00787",
 }
 NEIGHBOURS = 50
@@ -36,6 +37,7 @@ class Lesson(NamedTuple):
     features: np.ndarray  # [n, d]
     means: np.ndarray  # of each class, [classes, d]
     within: EmpiricalCovariance  # of the features around their class's mean, one for all classes
+    whole: EmpiricalCovariance  # of the features around their common mean
 
 
 def learn(features, labels) -> Lesson:
@@ -45,7 +47,7 @@ def learn(features, labels) -> Lesson:
         raise ValueError("labels must hold every class from 0 up; a class without pictures has no mean")
     means = np.stack([features[labels == y].mean(0) for y in range(labels.max() + 1)])
     within = EmpiricalCovariance(assume_centered=True).fit(features - means[labels])
-    return Lesson(features, means, within)
+    return Lesson(features, means, within, EmpiricalCovariance().fit(features))
 
 
 def class_distances(features, lesson: Lesson) -> np.ndarray:
@@ -71,6 +73,7 @@ def scores(logits, features, lesson: Lesson) -> pd.DataFrame:
         "−‖h‖": -np.linalg.norm(h, axis=1),
         "KNN": neighbour_distance(h, lesson),
         "Mahalanobis": squared.min(1),
+        "relative Mahalanobis": squared.min(1) - lesson.whole.mahalanobis(h),
         "GEM": -np.logaddexp.reduce(-squared / 2, axis=1),
     }
     return images.suspicion(logits).assign(**of_features)[[*NAMES]]
@@ -97,6 +100,11 @@ def to_class(features, lesson: Lesson) -> np.ndarray:
     middle = lesson.means.mean(0)
     ways = lesson.means - middle  # [classes, d]
     return ((np.asarray(features, float) - middle) @ ways.T / (ways**2).sum(1)).max(1)
+
+
+def separations(known: pd.DataFrame, unknown: pd.DataFrame) -> dict[str, images.Separation]:
+    """AUROC and FPR95, with intervals, of every score of two tables of `scores`, by the score's symbol."""
+    return {name: images.separation(known[name], unknown[name]) for name in known}
 
 
 def lead(known: pd.DataFrame, unknown: pd.DataFrame, score: str, baseline: str, resamples: int = 400):
