@@ -79,10 +79,14 @@ def scores(logits, features, lesson: Lesson) -> pd.DataFrame:
     return images.suspicion(logits).assign(**of_features)[[*NAMES]]
 
 
+def stacked(record, names, each: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [N, classes] and features [N, d] of sets on record under each other, float32, the first `each` of a set."""
+    return tuple(torch.cat([record[kind + name][:each].float() for name in names]) for kind in ("", "features/"))
+
+
 def read(record, names, each: int | None, lesson: Lesson) -> pd.DataFrame:
     """`scores` of sets on record (`records.recorded("cifar10-1")`) under each other, of the first `each` of a set."""
-    logits, features = (torch.cat([record[kind + name][:each].float() for name in names]) for kind in ("", "features/"))
-    return scores(logits, features, lesson)
+    return scores(*stacked(record, names, each), lesson)
 
 
 def energies(logits, names, classes) -> pd.DataFrame:
