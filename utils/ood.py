@@ -80,7 +80,7 @@ def scores(logits, features, lesson: Lesson) -> pd.DataFrame:
 
 
 def stacked(record, names, each: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [N, classes] and features [N, d] of sets on record under each other, float32, the first `each` of a set."""
+    """Logits [N, classes] and features [N, d] of sets on record one under the other, float32, `each` of a set."""
     return tuple(torch.cat([record[kind + name][:each].float() for name in names]) for kind in ("", "features/"))
 
 
