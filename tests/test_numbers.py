@@ -15,7 +15,7 @@ A number holds if the stored one rounds to it at the prose's decimals, as a frac
 prose asks for one in the output. Not checked: words ("rises", "twice"), whole numbers below 100 that no row names, the
 ends of a range (that nothing stored lies beyond), and whether the line is the right one: whoever writes a row reads it.
 
-`python tests/test_numbers.py PAGE` prints, for each number of a page that no row covers, the output lines with it.
+`python tests/test_numbers.py PAGE` proposes rows for the numbers of a page that have none.
 """
 
 import csv
@@ -35,7 +35,8 @@ BOOK = ROOT / "notebooks"
 TABLE = Path(__file__).with_name("claims.csv")
 PENDING = {"README", "05_image_classifier", "more/05_energy_and_training"}  # being rewritten
 
-FILES = [ROOT / "README.md", *sorted(BOOK.rglob("*.ipynb")), *sorted(BOOK.glob("book/*.md"))]
+PATTERNS = ("[0-9]*.ipynb", "more/[0-9]*.ipynb", "solutions/[0-9]*.ipynb", "book/*.md")
+FILES = [ROOT / "README.md", *(file for pattern in PATTERNS for file in sorted(BOOK.glob(pattern)))]
 PAGES = {("README" if f.parent == ROOT else f.relative_to(BOOK).with_suffix("").as_posix()): f for f in FILES}
 CLAIMS = list(csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines()))
 TIED = [claim for claim in CLAIMS if claim["source"] not in ("given", "missing") and claim["page"] not in PENDING]
@@ -250,18 +251,27 @@ def test_rows_are_of_pages_and_none_is_there_twice():
     assert len(set(phrases)) == len(phrases)
 
 
-def proposals(page: str) -> str:
-    """For each number of a page without a row, the output lines that hold it: the page's own, then those of others."""
-    text, found = prose(page), []
+def rows_for(page: str, number: re.Match, source: str):
+    """Rows that could tie one number of a page to an output of `source`, one for each line that holds it."""
+    text = prose(page)
+    phrase = " ".join([*text[: number.start()].split()[-3:], number[0], *text[number.end() :].split()[:2]])
+    for line in output(source).split("\n"):
+        shown = numbers_in(line)
+        at = [str(i) for i, found in enumerate(shown, 1) if same(number[0], found[0])]
+        if at:
+            yield [page, phrase, source, line[: shown[0].start()].strip(" [({'"), " or ".join(at)]
+
+
+def propose(page: str) -> None:
+    """Print rows for the numbers of a page that have none: from its own outputs, else from all. Choose, and read."""
+    notebooks = [name for name, file in PAGES.items() if file.suffix == ".ipynb"]
     for number in uncovered(page):
-        found.append(f"\n{number[0]}   …{text[max(0, number.start() - 50) : number.end() + 30]}…")
-        for source in sorted(PAGES, key=lambda other: other != page):
-            if PAGES[source].suffix == ".ipynb":
-                for line in output(source).split("\n"):
-                    at = [i for i, shown in enumerate(numbers_in(line), 1) if same(number[0], shown[0])]
-                    found += [f"    {source}: {line[:120]}   at {at}"] if at else []
-    return "\n".join(found)
+        own = list(rows_for(page, number, page)) if page in notebooks else []
+        rows = own or [row for source in notebooks for row in rows_for(page, number, source)]
+        print(f"\n{number[0]}:" + " no output has it" * (not rows))
+        csv.writer(sys.stdout).writerows(rows)
 
 
 if __name__ == "__main__":
-    print("\n".join(map(proposals, sys.argv[1:])))
+    for each in sys.argv[1:]:
+        propose(each)
