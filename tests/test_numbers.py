@@ -49,7 +49,9 @@ SILENT = re.compile(
     r"^```.*?^```|`[^`\n]*`"  # code
     r"|(?<=\])\([^)\n]*\)|https?://[^\s)]+|\b(?:src|srcset|width|height)=\"[^\"]*\""  # where links and pictures lead
     r"|arXiv[: ]\d{4}\.\d{4,5}|doi 10\.\S+|#\d+|\bissue \d+|CC BY \d\.\d"  # names of sources
-    r"|^#+ \d[\d.]*|^\*\*\d+\.\d+\b(?:[^\n]*?minutes)?|[Ee]xercises? \d\.\d",  # numbers of headings and exercises
+    r"|^#+ \d[\d.]*|^\*\*\d+\.\d+\b(?:[^\n]*?minutes)?"  # numbers of headings and exercises
+    r"|(?:[Ee]xercises?|each for|mini-project|registration) \(?\d\.\d(?:, \d\.\d)*"
+    r"|\b\d\.\d(?= (?:\(\d+\)|in pairs|as a debate|has a rubric))",
     re.DOTALL | re.MULTILINE,
 )
 
