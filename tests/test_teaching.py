@@ -1,12 +1,13 @@
 """What a class gets: copies without answers, slides, a plan that names what the notebooks hold."""
 
 import re
+from importlib.metadata import PackageNotFoundError
 
 import nbformat
 import pytest
 
 from utils import ROOT
-from utils.workshop import student
+from utils.workshop import slides, student
 
 NOTEBOOKS = ROOT / "notebooks"
 PAGES = sorted([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("more/[0-9]*.ipynb")])
@@ -71,3 +72,64 @@ def test_links_of_a_student_copy_in_build_student_lead_somewhere(copied):
                 lies = (here / target).resolve()
                 lies = NOTEBOOKS / lies.relative_to(folder) if lies.is_relative_to(folder) else lies
                 assert lies.exists(), f"{page.name}: {target}"
+
+
+def test_slides_leave_out_set_up_and_ask_nothing_of_another_host():
+    for name in slides.NOTEBOOKS:
+        path = NOTEBOOKS / f"{name}.ipynb"
+        cells = nbformat.read(path, as_version=4).cells
+        kinds = [cell.metadata.get("slideshow", {}).get("slide_type", "-") for cell in cells]
+        assert kinds[:3] == ["slide", "skip", "skip"] and kinds.count("slide") + kinds.count("subslide") >= 15
+        assert all(kind == "skip" for cell, kind in zip(cells, kinds, strict=True) if is_exercise(cell))
+        html = slides.slides(path)
+        assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>", html)
+        assert not re.findall(r"import .* from ['\"]http|url\(['\"]?http", html)
+        assert html.count("<details>") == markdown(nbformat.read(path, as_version=4)).count("<details>")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory, browser):
+    """A page 1280 by 720 with a network that answers nothing, and the folder of the slides."""
+    folder = tmp_path_factory.mktemp("slides")
+    try:
+        slides.build(folder)
+    except PackageNotFoundError as missing:
+        pytest.skip(f"{missing}: `make slides` installs what slides are shown with")
+    page, said = browser.new_page(viewport={"width": 1280, "height": 720}), []
+    page.route(re.compile("^(?!file:|data:|blob:)"), lambda route: said.append(route.request.url) or route.abort())
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    yield page, folder, said
+    assert said == []
+
+
+@pytest.mark.parametrize("name", slides.NOTEBOOKS)
+def test_no_slide_is_cut_off_and_every_formula_is_set(shown, name):
+    page, folder, _ = shown
+    page.goto((folder / f"{name}.html").as_uri())
+    page.wait_for_function("window.Reveal && Reveal.isReady()")
+    page.evaluate("MathJax.startup.promise")
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    assert page.locator("mjx-container").count() > 15 and page.locator("mjx-merror, [data-mjx-error]").count() == 0
+    seen = page.evaluate("""() => Reveal.getSlides().map(slide => {
+        const {h, v} = Reveal.getIndices(slide);
+        Reveal.slide(h, v || 0, 99);  // with all its fragments
+        return [slide.innerText.trim().slice(0, 60), slide.scrollHeight, slide.scrollWidth];
+    })""")
+    assert len(seen) >= 15 and all(text or height > 200 for text, height, _ in seen)
+    assert not [one for one in seen if one[1] > 720 or one[2] > 1280]
+
+
+def test_a_slider_on_a_slide_moves_its_picture_and_does_not_turn_the_page(shown):
+    page, folder, _ = shown
+    page.goto((folder / "00_start_here.html").as_uri())
+    page.wait_for_function("window.Reveal && Reveal.isReady()")
+    [(h, v)] = page.evaluate("""() => Reveal.getSlides().filter(s => s.querySelector("input[type=range]"))
+        .map(s => Reveal.getIndices(s)).map(i => [i.h, i.v])""")
+    page.evaluate(f"Reveal.slide({h}, {v})")
+    slider, here = page.locator("input[type=range]"), "section.present section.present"
+    before = page.locator(here).inner_text()
+    slider.focus()
+    page.keyboard.press("End")
+    assert page.evaluate("[Reveal.getIndices().h, Reveal.getIndices().v]") == [h, v]  # the key was the slider's
+    assert page.locator(here).inner_text() != before
