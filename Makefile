@@ -52,7 +52,7 @@ bench: .venv/installed  ## time and memory, side by side (half an hour); recorde
 
 .venv/installed: pyproject.toml $(if $(FIT),,unfit)
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; name yours: make lab PYTHON=python3.13')"
-	@echo "Setting up, once: some minutes; 2 GB here in .venv, and 0.6 GB in your cache for a small Llama."
+	@echo "Setting up, once: minutes, half an hour on a slow machine; 2.2 GB here in .venv, 0.5 GB in your cache for a small Llama."
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --editable ".[test]"

@@ -133,3 +133,49 @@ def test_a_slider_on_a_slide_moves_its_picture_and_does_not_turn_the_page(shown)
     page.keyboard.press("End")
     assert page.evaluate("[Reveal.getIndices().h, Reveal.getIndices().v]") == [h, v]  # the key was the slider's
     assert page.locator(here).inner_text() != before
+
+
+PLAN = (NOTEBOOKS / "book" / "teaching.md").read_text(encoding="utf-8")
+
+
+def bare(heading: str) -> str:
+    """A heading without its number."""
+    return re.sub(r"^\d+(?:\.| ·) ", "", heading.strip())
+
+
+def chapters() -> dict:
+    """The plan's chapter for each notebook: {number: text}."""
+    pieces = re.split(r"^## (\d)\. .*$", PLAN, flags=re.MULTILINE)[1:]
+    return {int(n): text.split("\n## ")[0] for n, text in zip(pieces[::2], pieces[1::2], strict=True)}
+
+
+def test_the_teaching_plan_is_short_and_plans_every_notebook():
+    assert len(PLAN.split()) <= 2500 and [*chapters()] == [*range(10)]
+    for text in chapters().values():
+        for part in ("**50:**", "**90, also:**", "\n- *", "Misconceptions: ", "Exit: *"):
+            assert part in text
+        for question in re.findall(r"^(?:- |Exit: )\*(.+?[?.:])\*(.*)$", text, re.MULTILINE):
+            assert len(question[1].split()) >= 1, question  # with its answer
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_the_teaching_plan_names_what_the_notebook_has_and_its_minutes_add_up(number):
+    [page] = NOTEBOOKS.glob(f"{number:02d}_*.ipynb")
+    text = markdown(nbformat.read(page, as_version=4))
+    headings = {bare(heading) for heading in re.findall(r"^##+ (.+)$", text, re.MULTILINE)}
+    for start, minutes in (("**50:**", 50), ("**90, also:**", 40)):
+        [line] = [line for line in chapters()[number].splitlines() if line.startswith(start)]
+        assert sum(int(n) for n in re.findall(r"\((\d+)\)", line)) == minutes
+        named = re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", line)
+        assert set(named) <= headings, set(named) - headings
+        for exercise in re.findall(r"\b\d\.\d\b", line):
+            assert f"**{exercise}**" in text
+
+
+def test_the_rubric_names_exactly_the_open_exercises():
+    asked = set()
+    for page in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))[:9]:  # it speaks of those of notebook 9 without numbers
+        text = markdown(nbformat.read(page, as_version=4))
+        asked |= set(re.findall(r"^\*\*(\d\.\d)\*\* ·[^.]* open\b", text, re.MULTILINE))
+    rubric = PLAN.split("## A rubric")[1]
+    assert set(re.findall(r"\b\d\.\d\b", rubric)) == asked and len(asked) >= 10
