@@ -29,11 +29,13 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 html_theme = "sphinx_book_theme"
-html_title = "Spilled energy: what do a language model's logits mean?"
+html_title = "Spilled energy"
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system is, until a button says otherwise
 html_theme_options = {
     "logo": {"text": "Spilled energy"},
     "home_page_in_toc": True,
-    "show_toc_level": 2,
+    "show_toc_level": 1,
+    "navbar_persistent": [],  # one search button is enough, in the sidebar
     "use_fullscreen_button": False,
     "use_download_button": False,
 }
@@ -46,6 +48,7 @@ mathjax = distribution("django-static-mathjax").locate_file("mathjax/static/math
 mathjax_path = "tex-svg.js"
 html_static_path = ["book.css", "book.js", str(mathjax)]
 
+HEAD = ("| page | you will show that | minutes |", "|---|---|--:|")
 CONTENTS = """
 ```{toctree}
 :hidden:
@@ -67,12 +70,12 @@ CONTENTS = """
 ```
 ```{toctree}
 :hidden:
-:glob:
 :caption: Beside the course
-/notebooks/book/*
+OTHERS
 /data/README
 ```
 """
+OTHERS = [f"/notebooks/book/{path.stem}" for path in sorted(HERE.glob("*.md")) if path.stem != Path(FRONT).name]
 
 
 def stored_html(cell) -> list[str]:
@@ -83,6 +86,13 @@ def first_explorable() -> str:
     """The picture to move with which the course begins, as its first notebook stores it."""
     cells = json.loads((ROOT / "notebooks" / "00_start_here.ipynb").read_text(encoding="utf-8"))["cells"]
     return next(html for cell in cells for html in stored_html(cell) if html.startswith(EXPLORABLE))
+
+
+def pages_in_the_readme() -> str:
+    """The README's table of notebooks, its first three columns: page, claim, minutes."""
+    rows = re.findall(r"^\| \[.*\.ipynb\).*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    cells = [row.replace("](notebooks/", "](../").split(" | ")[:3] for row in rows]
+    return "\n".join([*HEAD, *(" | ".join(row) + " |" for row in cells)])
 
 
 def is_widget(output) -> bool:
@@ -106,7 +116,11 @@ def fold(notebook, solution: bool) -> None:
 def prepare(app, page, source) -> None:
     """What a page is read as. The files stay as they are."""
     if page == FRONT:
-        source[0] = source[0].replace("<!-- the first explorable -->", first_explorable()) + CONTENTS
+        picture = f"````{{raw}} html\n{first_explorable()}\n````"
+        parts = {"the first explorable": picture, "the table of the README": pages_in_the_readme()}
+        for name, text in parts.items():
+            source[0] = source[0].replace(f"<!-- {name} -->", text)
+        source[0] += CONTENTS.replace("OTHERS", "\n".join(OTHERS))
     elif Path(app.env.doc2path(page)).suffix == ".ipynb":
         notebook = json.loads(source[0])
         fold(notebook, "solutions" in page)
