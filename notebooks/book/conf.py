@@ -39,7 +39,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "use_download_button": False,
 }
-html_sourcelink_suffix = ""
+html_copy_source = False
 html_show_sphinx = False
 html_css_files, html_js_files = ["book.css"], ["book.js"]
 
