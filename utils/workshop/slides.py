@@ -20,7 +20,7 @@ from utils import ROOT
 NOTEBOOKS = ("00_start_here", "01_two_decompositions", "02_gauge_freedom")
 FILES = {  # what lies beside the pages: (package, path in it)
     "reveal": ("sphinx-revealjs", "sphinx_revealjs/_static/revealjs"),
-    "mathjax.js": ("sphinx-mathjax-offline", "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"),
+    "mathjax.js": ("django-static-mathjax", "mathjax/static/mathjax/es5/tex-svg.js"),
 }
 # nbconvert's own page fetches jQuery, RequireJS, Mermaid and an old MathJax from other hosts: none is needed.
 PAGE = r"""{% extends 'reveal/index.html.j2' %}
