@@ -23,6 +23,7 @@ test: .venv/installed  ## install, and test everything
 
 notebooks: .venv/installed  ## re-execute the notebooks and store their outputs
 	$(BIN)/python tests/execute.py $(NOTEBOOKS)
+	$(BIN)/python -m utils.workshop.hero
 
 train: .venv/installed  ## re-make the language, every bundled model and recorded table (hours; resumable)
 	$(BIN)/python -m utils.workshop.documents
