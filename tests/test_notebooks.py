@@ -132,7 +132,7 @@ def test_pages_end_alike_and_their_minutes_are_those_of_the_front_page(path):
     lines = [line for line in text.splitlines() if re.match(rf"\*\*{int(path.name[:2])}\.\d", line)]
     form = r"\*\*\d\.\d\*\* · difficulty [●○]{3} · importance [●○]{3} · (\d+) minutes( · open(, .+?)?)?\. "
     minutes = [int(re.match(form, line)[1]) for line in lines if "mini-project" not in line]
-    assert f"- **Time**: {row.minutes} minutes, {sum(minutes)} of them for the exercises" in text
+    assert f"- **Time**: {row.minutes} minutes, {sum(minutes)} of them for exercises" in text
     for name in re.findall(r"\[(?:← |next: )(\d\. [^\]]*?)(?: →)?\]", text):
         assert name in {other.name for other in front_page().values()}
 
