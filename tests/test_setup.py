@@ -45,8 +45,82 @@ def test_environment_yml_installs_this_package_with_conda_forge_python():
     assert environment["channels"] == ["conda-forge"]
     packages = [p for p in environment["dependencies"] if isinstance(p, str)]
     assert any(p.startswith("python>=3.11") for p in packages) and "pip" in packages
-    pip = next(p["pip"] for p in environment["dependencies"] if isinstance(p, dict))
-    assert any(line.startswith("-e .") for line in pip)
+    assert environment["dependencies"][-1] == {"pip": ["-e ."]}  # and no test tools
+
+
+def dry_run(folder, python, target="lab", **variables) -> str:
+    """What `make target` would do in a folder whose `.venv` is newer than everything and has this Python."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy2(ROOT / name, folder)
+    (folder / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
+    (folder / ".venv" / "bin" / "python").unlink(missing_ok=True)
+    (folder / ".venv" / "bin" / "python").symlink_to(python)
+    (folder / ".venv" / "installed").touch()
+    clean = {name: value for name, value in os.environ.items() if "SPILLED" not in name and "MAKE" not in name}
+    return subprocess.run(["make", "--dry-run", target], cwd=folder, capture_output=True, text=True, check=True,
+                          env=clean | variables).stdout  # fmt: skip
+
+
+def old_python(folder):
+    """A program that is Python, and says that it is 3.9."""
+    old = folder / "python3.9"
+    old.write_text(f"""#!/bin/sh
+exec {sys.executable} -c 'import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])' "$2"
+""")
+    old.chmod(0o755)
+    return old
+
+
+def test_make_leaves_a_good_venv_alone_and_mends_one_whose_python_has_gone_or_is_too_old(tmp_path):
+    assert "venv" not in dry_run(tmp_path, sys.executable).replace(".venv/bin", "")
+    for python in ("/no/such/python", old_python(tmp_path)):
+        lines = dry_run(tmp_path, python).splitlines()
+        [told], [made] = ([i for i, line in enumerate(lines) if words in line] for words in (" GB ", "-m venv --clear"))
+        assert told < made  # how long and how much, before anything is fetched
+
+
+def test_an_old_python_gets_one_sentence_and_no_venv(tmp_path):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy2(ROOT / name, tmp_path)
+    run = subprocess.run(["make", ".venv/installed", f"PYTHON={old_python(tmp_path)}"], cwd=tmp_path,
+                         capture_output=True, text=True)  # fmt: skip
+    assert run.returncode != 0 and "Python 3.11 or newer is needed" in run.stderr
+    assert not (tmp_path / ".venv").exists() and "Setting up" not in run.stdout
+
+
+def test_make_lab_tries_the_real_models_and_keeps_to_those_that_are_named(tmp_path):
+    assert "SPILLED_ENERGY_MODELS=auto .venv/bin/jupyter lab" in dry_run(tmp_path, sys.executable)
+    named = dry_run(tmp_path, sys.executable, SPILLED_ENERGY_MODELS="bundled")
+    assert "SPILLED_ENERGY_MODELS=bundled .venv/bin/jupyter lab" in named
+
+
+def test_binder_sets_up_what_make_lab_does_with_one_model_for_everybody():
+    binder = ROOT / ".binder"
+    environment = yaml.safe_load((binder / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"] and "pip" in environment["dependencies"]
+    assert environment["dependencies"][0] in ("python=3.11", "python=3.12", "python=3.13")
+    for name in ("postBuild", "start"):
+        assert os.access(binder / name, os.X_OK)
+        assert subprocess.run(["bash", "-n", binder / name]).returncode == 0
+    lines = (binder / "postBuild").read_text().splitlines()
+    assert lines[-1].removeprefix("python") in (ROOT / "Makefile").read_text()  # the Llama is written out the same way
+    assert "SPILLED_ENERGY_MODELS=bundled" in (binder / "start").read_text()
+
+
+def test_every_page_that_installs_names_this_folder_or_the_pinned_file_of_the_llama():
+    """Static: these lines are read, not run. (`make` itself is run by whoever runs this test.)"""
+    llama = re.search(r"LLAMA := (\S+)", (ROOT / "Makefile").read_text())[1]
+    pages = [ROOT / "README.md", ROOT / "environment.yml", ROOT / ".binder" / "postBuild",
+             *ROOT.glob("notebooks/book/*.md"), *ROOT.glob(".github/*.md")]  # fmt: skip
+    said = [(page.name, line) for page in pages for line in re.findall(r"pip install([^\n`&;)]*)", page.read_text())]
+    for page, line in said:
+        words = [word.strip("\"'") for word in line.split()]
+        wanted = [word for word in words if not word.startswith("-") and word != "--upgrade"]
+        if llama.split("==")[0] in line:
+            assert wanted == [llama] and "--no-deps" in words, (page, line)
+        elif wanted:
+            assert re.fullmatch(r"(\.|\./?spilled-energy-notebooks)(\[[\w,]+\])?|uv", wanted[0]), (page, line)
+    assert len(said) >= 5
 
 
 def test_what_is_imported_is_declared_and_torchvision_is_not():
@@ -111,7 +185,12 @@ def test_workflows_test_each_push_and_run_the_real_models_on_a_schedule():
 
 def test_citation_and_licences_are_there():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["cff-version"] == "1.2.0" and citation["references"]
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software" and citation["message"]
+    assert citation["version"] == PROJECT["version"]
+    assert all(one.keys() & {"name", "family-names"} for one in citation["authors"])
+    cited = {one["url"]: one for one in citation["references"]}
+    for url in ("https://arxiv.org/abs/2602.18671", "https://vaishnavh.github.io/blog/joint-or-conditional"):
+        assert {"type", "title", "authors"} <= cited[url].keys() and url in (ROOT / "README.md").read_text()
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
     assert "CC BY 4.0" in (ROOT / "LICENSE-TEXT").read_text()
 
@@ -121,3 +200,14 @@ def test_the_examples_in_the_docstrings_of_the_rooms_run(room):
     """(Those of the other rooms run beside their tests.)"""
     failed, tried = doctest.testmod(importlib.import_module(f"utils.{room}"))
     assert not failed and tried
+
+
+def test_the_reading_edition_is_published_by_a_workflow_that_may_do_nothing_else():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert workflow["permissions"] == {"contents": "read"} and "permissions" not in build
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"} and publish["needs"] == "build"
+    steps = [step.get("run", step.get("uses")) for step in build["steps"]]
+    assert "make book" in steps and any(step.startswith("actions/upload-pages-artifact@") for step in steps)
+    assert [step["with"]["path"] for step in build["steps"] if "pages" in step.get("uses", "")] == ["build/book"]
+    assert "make book" in (ROOT / ".ci" / "run").read_text()
