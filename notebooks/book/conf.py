@@ -110,10 +110,11 @@ def is_widget(output) -> bool:
 
 
 def fold(notebook, solution: bool) -> None:
-    """Tag the set-up cell, and on a page of solutions all code, to be folded; say in words where a widget was."""
+    """Tag code to be folded: set-up, what draws a picture, all of a solution. Say in words where a widget was."""
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for cell in code:
-        tag = "hide-cell" if cell is code[0] else "hide-input" if solution else None
+        draws = any("<img" in html or html.startswith(EXPLORABLE) for html in stored_html(cell))
+        tag = "hide-cell" if cell is code[0] else "hide-input" if solution or draws else None
         cell["metadata"].setdefault("tags", []).extend([tag] if tag else [])
         for output in filter(is_widget, cell["outputs"]):
             output["data"] = {"text/html": MOVES}
