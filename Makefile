@@ -30,6 +30,7 @@ test: .venv/installed  ## install, and test everything
 
 notebooks: .venv/installed  ## re-execute the notebooks and store their outputs
 	$(BIN)/python tests/execute.py $(NOTEBOOKS)
+	$(BIN)/python -m utils.workshop.hero
 
 student: .venv/installed  ## copies without answers and solutions, in build/student
 	$(BIN)/python -m utils.workshop.student

@@ -4,6 +4,7 @@ import ast
 import re
 import statistics
 from functools import cache
+from typing import NamedTuple
 
 import nbformat
 import pytest
@@ -49,6 +50,19 @@ def nodes(path) -> list:
 def exercises(path) -> list:
     """Every call of `exercise(...)`."""
     return [n for n in nodes(path) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "exercise"]
+
+
+class Row(NamedTuple):
+    """A notebook's line in the table of the front page."""
+
+    name: str
+    minutes: int
+
+
+@cache
+def front_page() -> dict[str, Row]:
+    table = re.findall(r"^\| \[(.+?)\]\(notebooks/(.+?)\) \|.*?\| (\d+) \|", (ROOT / "README.md").read_text(), re.M)
+    return {file: Row(name, int(minutes)) for name, file, minutes in table}
 
 
 @every
@@ -108,6 +122,19 @@ def test_says_what_it_shows_needs_and_does_not_show(path):
                    "Exercises", "References"):  # fmt: skip
         assert phrase.lower() in text.lower(), phrase
     assert all(word in first for word in ("goals", "you need", "time", "runs on"))
+
+
+@lessons
+def test_pages_end_alike_and_their_minutes_are_those_of_the_front_page(path):
+    text, row = prose(path), front_page()[path.name]
+    ends = "Control, and what this does not show", "Exercises", "You have now shown", "References"
+    assert [title for title in re.findall(r"^## (.+)$", text, re.M) if title in ends] == [*ends]
+    lines = [line for line in text.splitlines() if re.match(rf"\*\*{int(path.name[:2])}\.\d", line)]
+    form = r"\*\*\d\.\d\*\* · difficulty [●○]{3} · importance [●○]{3} · (\d+) minutes( · open(, .+?)?)?\. "
+    minutes = [int(re.match(form, line)[1]) for line in lines if "mini-project" not in line]
+    assert f"- **Time**: {row.minutes} minutes, {sum(minutes)} of them for exercises" in text
+    for name in re.findall(r"\[(?:← |next: )(\d\. [^\]]*?)(?: →)?\]", text):
+        assert name in {other.name for other in front_page().values()}
 
 
 @lessons

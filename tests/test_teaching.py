@@ -52,9 +52,9 @@ def test_a_student_copy_is_a_valid_notebook_with_every_exercise_and_all_else_as_
         assert [(c.cell_type, c.id) for c in original.cells] == [(c.cell_type, c.id) for c in copy.cells]
         for old, new in zip(original.cells, copy.cells, strict=True):
             exercises += is_exercise(old)
-            if is_exercise(old):
+            if old.cell_type == "code":
                 assert new.source == old.source and new.outputs == [] and new.execution_count is None
-            elif old.cell_type == "code" or not re.search(r"<details>|solutions/|\]\(\.\./", old.source):
+            elif not re.search(r"<details>|solutions/|\]\(\.\./", old.source):
                 assert new == old
     asked = sum(is_exercise(cell) for path in NOTEBOOKS.glob("solutions/*.ipynb")
                 for cell in nbformat.read(path, as_version=4).cells)  # fmt: skip
@@ -150,7 +150,7 @@ def chapters() -> dict:
 
 
 def test_the_teaching_plan_is_short_and_plans_every_notebook():
-    assert len(PLAN.split()) <= 2500 and [*chapters()] == [*range(10)]
+    assert len(PLAN.split()) <= 2600 and [*chapters()] == [*range(10)]
     for text in chapters().values():
         for part in ("**50:**", "**90, also:**", "\n- *", "Misconceptions: ", "Exit: *"):
             assert part in text
@@ -174,7 +174,7 @@ def test_the_teaching_plan_names_what_the_notebook_has_and_its_minutes_add_up(nu
 
 def test_the_rubric_names_exactly_the_open_exercises():
     asked = set()
-    for page in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))[:9]:  # it speaks of those of notebook 9 without numbers
+    for page in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         text = markdown(nbformat.read(page, as_version=4))
         asked |= set(re.findall(r"^\*\*(\d\.\d)\*\* ·[^.]* open\b", text, re.MULTILINE))
     rubric = PLAN.split("## A rubric")[1]

@@ -8,6 +8,11 @@ new MutationObserver(() => {
   document.querySelectorAll(".explorable .stage").forEach((stage) => stage.dispatchEvent(new Event("pointerenter")));
 }).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
 
+// A figure that a narrow page has shrunk is shown at full size when it is touched, and shrinks again.
+document.addEventListener("click", (event) => {
+  if (event.target.matches(".cell_output img")) event.target.classList.toggle("whole");
+});
+
 // On paper nothing can be unfolded, so what is folded is printed open, and folded again afterwards.
 let folded = [];
 addEventListener("beforeprint", () => {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 FRONT = "notebooks/book/index"
 MOVES = "<p><em>This part moves in JupyterLab, where a kernel runs; the still picture is above.</em></p>"
 EXPLORABLE = '<div class="explorable"'
@@ -88,9 +89,14 @@ def first_explorable() -> str:
     return next(html for cell in cells for html in stored_html(cell) if html.startswith(EXPLORABLE))
 
 
+def answer_in_the_readme() -> str:
+    """The README's short answer, a list of three."""
+    return re.search(r"\*\*The short answer\.\*\*\n\n((?:- .*\n)+)", README)[1]
+
+
 def pages_in_the_readme() -> str:
     """The README's table of notebooks, its first three columns: page, claim, minutes."""
-    rows = re.findall(r"^\| \[.*\.ipynb\).*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| \[.*\.ipynb\).*$", README, re.MULTILINE)
     cells = [row.replace("](notebooks/", "](../").split(" | ")[:3] for row in rows]
     return "\n".join([*HEAD, *(" | ".join(row) + " |" for row in cells)])
 
@@ -104,10 +110,11 @@ def is_widget(output) -> bool:
 
 
 def fold(notebook, solution: bool) -> None:
-    """Tag the set-up cell, and on a page of solutions all code, to be folded; say in words where a widget was."""
+    """Tag code to be folded: set-up, what draws a picture, all of a solution. Say in words where a widget was."""
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for cell in code:
-        tag = "hide-cell" if cell is code[0] else "hide-input" if solution else None
+        draws = any("<img" in html or html.startswith(EXPLORABLE) for html in stored_html(cell))
+        tag = "hide-cell" if cell is code[0] else "hide-input" if solution or draws else None
         cell["metadata"].setdefault("tags", []).extend([tag] if tag else [])
         for output in filter(is_widget, cell["outputs"]):
             output["data"] = {"text/html": MOVES}
@@ -117,7 +124,8 @@ def prepare(app, page, source) -> None:
     """What a page is read as. The files stay as they are."""
     if page == FRONT:
         picture = f"````{{raw}} html\n{first_explorable()}\n````"
-        parts = {"the first explorable": picture, "the table of the README": pages_in_the_readme()}
+        parts = {"the first explorable": picture, "the answer of the README": answer_in_the_readme(),
+                 "the table of the README": pages_in_the_readme()}  # fmt: skip
         for name, text in parts.items():
             source[0] = source[0].replace(f"<!-- {name} -->", text)
         source[0] += CONTENTS.replace("OTHERS", "\n".join(OTHERS))

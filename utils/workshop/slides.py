@@ -9,7 +9,7 @@ they are laid beside the pages.
 import re
 import shutil
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import nbformat
@@ -77,9 +77,9 @@ def slides(path: Path) -> str:
 
 def build(folder: Path) -> None:
     """Write the slides and what they need into `folder`; PackageNotFoundError if one of the two is not installed."""
+    sources = {name: Path(distribution(package).locate_file(path)) for name, (package, path) in FILES.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (package, path) in FILES.items():
-        source = Path(distribution(package).locate_file(path))
+    for name, source in sources.items():
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, folder / name, **({"dirs_exist_ok": True} if source.is_dir() else {}))
     for name in NOTEBOOKS:
@@ -88,4 +88,7 @@ def build(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "slides")
+    try:
+        build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "slides")
+    except PackageNotFoundError as missing:
+        sys.exit(f"slides are shown with {missing.name}, which is not installed; `make slides` installs it")

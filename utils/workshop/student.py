@@ -1,7 +1,7 @@
 """Copies of the notebooks to hand out before a class: `python -m utils.workshop.student [folder]` (`make student`).
 
-The answer boxes are closed for good, what exercise cells printed is gone, and nothing leads to the solutions. All else
-is as it was. The copies find `utils` and `data` wherever they lie, because set-up installs this folder by its path.
+The answer boxes are closed for good, what the cells printed and drew is gone, and nothing leads to the solutions. All
+else is as it was. The copies find `utils` and `data` wherever they lie, as set-up installs this folder by its path.
 """
 
 import os
@@ -39,7 +39,7 @@ def student_copy(path: Path, copy: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = without_answers(cell.source, path.parent, copy.parent)
-        elif re.search(r"^\s*exercise\(", cell.source, re.MULTILINE):
+        else:
             cell.outputs, cell.execution_count = [], None
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, copy)
