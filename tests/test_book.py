@@ -135,11 +135,12 @@ def test_the_front_page_has_each_notebook_with_the_minutes_of_the_readme(book):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
-def test_the_set_up_cell_is_folded_and_on_a_page_of_solutions_all_code(book, notebook):
+def test_set_up_and_what_draws_is_folded_and_on_a_page_of_solutions_all_code(book, notebook):
     html = (book / notebook.with_suffix(".html")).read_text(encoding="utf-8")
-    code = sum(cell["cell_type"] == "code" for cell in stored(notebook))
+    code = [cell for cell in stored(notebook) if cell["cell_type"] == "code"]
+    draws = [cell for cell in code if re.search("<img|class=.{1,2}explorable", json.dumps(cell["outputs"]))]
     folded = re.findall(r'<details class="[^"]*\bhide\b', html)
-    assert len(folded) == (code if "solutions" in notebook.parts else 1)
+    assert len(folded) == (len(code) if "solutions" in notebook.parts else 1 + len(draws))
     assert "hide-cell" in re.search(r'<div class="cell ([^"]*)"', html)[1]  # the first one, with what it printed
 
 

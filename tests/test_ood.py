@@ -37,6 +37,14 @@ def test_class_distances_and_gem_are_those_of_gaussians_with_one_covariance():
     np.testing.assert_allclose(SCORES["GEM"], constant - logsumexp(densities, axis=1))
 
 
+def test_along_and_across_the_classes_add_up_and_only_the_first_sees_the_classes():
+    along, across = ood.along_and_across(FEATURES, LESSON)
+    np.testing.assert_allclose(along + across, SCORES["Mahalanobis"])
+    there = np.concatenate([LESSON.means, LESSON.means.mean(0)[None]])
+    np.testing.assert_allclose(ood.along_and_across(there, LESSON)[1], 0, atol=1e-9)
+    np.testing.assert_allclose(ood.along_and_across(there, LESSON)[0][:3], 0, atol=1e-9)
+
+
 def test_relative_mahalanobis_takes_off_the_distance_to_all_classes_as_one_gaussian():
     background = multivariate_normal(TRAIN.mean(0), np.cov(TRAIN.T, bias=True))
     distance = 2 * (background.logpdf(TRAIN.mean(0)) - background.logpdf(FEATURES))

@@ -182,7 +182,7 @@ def shuffle_blocks(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 GARBAGE = {  # makes as many pictures of pixels x, uint8 [N, C, H, W], and a random generator
     "uniform noise": uniform_noise,
-    "Gaussian noise": lambda x, rng: to_bytes(rng.normal(x.float().mean(), x.float().std(), x.shape)),
+    "Gaussian noise": lambda x, rng: to_bytes(rng.normal(x.double().mean(), x.double().std(), x.shape)),
     "one colour": lambda x, rng: uniform_noise(x[:, :, :1, :1], rng).expand(x.shape).contiguous(),
     "blurred": lambda x, _: to_bytes(gaussian_filter(x.float(), (0, 0, 3, 3), mode="nearest")),
     "shuffled blocks": shuffle_blocks,

@@ -1,6 +1,6 @@
 """Scores that tell pictures of an unknown kind (out of distribution, OOD) from known ones, by logits or features.
 
-Every score is oriented by its source: higher = more suspicious. Four read the logits `f` [N, classes], in nats; five
+Every score is oriented so that higher = more suspicious, by its source where it has one. Four read the logits `f` [N, classes], in nats; five
 read the features `h` [N, d] that the head sees, and four of them compare with features of training pictures. The
 symbols are the names of the columns. To try a score of your own, add a column in `scores`.
 """
@@ -53,6 +53,18 @@ def learn(features, labels) -> Lesson:
 def class_distances(features, lesson: Lesson) -> np.ndarray:
     """Squared Mahalanobis distances [N, classes] of features [N, d] to the mean of each class."""
     return np.stack([lesson.within.mahalanobis(np.asarray(features, float) - mean) for mean in lesson.means], 1)
+
+
+def along_and_across(features, lesson: Lesson) -> tuple[np.ndarray, np.ndarray]:
+    """The two parts [N] of the squared Mahalanobis distance of features [N, d] to the nearest class; they add up to it.
+
+    Along the directions in which the means of the classes differ, and across them, where all classes are one.
+    """
+    whiten = np.linalg.cholesky(lesson.within.precision_)
+    h, means = ((np.asarray(x, float) - lesson.means.mean(0)) @ whiten for x in (features, lesson.means))
+    ways = np.linalg.svd(means, full_matrices=False)[2][:-1]  # [classes − 1, d], orthonormal
+    along = (((h @ ways.T)[:, None] - means @ ways.T) ** 2).sum(2).min(1)
+    return along, (h**2).sum(1) - ((h @ ways.T) ** 2).sum(1)
 
 
 def neighbour_distance(features, lesson: Lesson, k: int = NEIGHBOURS) -> np.ndarray:
