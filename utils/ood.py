@@ -1,8 +1,8 @@
 """Scores that tell pictures of an unknown kind (out of distribution, OOD) from known ones, by logits or features.
 
-Every score is oriented so that higher = more suspicious, by its source where it has one. Four read the logits `f` [N, classes], in nats; five
-read the features `h` [N, d] that the head sees, and four of them compare with features of training pictures. The
-symbols are the names of the columns. To try a score of your own, add a column in `scores`.
+Every score is oriented so that higher = more suspicious, by its source where it has one. Four read the logits `f`
+[N, classes], in nats; five read the features `h` [N, d] that the head sees, and four of them compare with features of
+training pictures. The symbols are the names of the columns. To try a score of your own, add a column in `scores`.
 """
 
 from typing import NamedTuple
