@@ -3,6 +3,7 @@
 Needs the environment that `make book` makes, and is skipped without it; a browser's tests also need Chromium.
 """
 
+import ast
 import json
 import re
 import subprocess
@@ -135,12 +136,13 @@ def test_the_front_page_has_each_notebook_with_the_minutes_of_the_readme(book):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
-def test_set_up_and_what_draws_is_folded_and_on_a_page_of_solutions_all_code(book, notebook):
+def test_set_up_imports_and_what_draws_are_folded_and_on_a_page_of_solutions_all_code(book, notebook):
     html = (book / notebook.with_suffix(".html")).read_text(encoding="utf-8")
     code = [cell for cell in stored(notebook) if cell["cell_type"] == "code"]
-    draws = [cell for cell in code if re.search("<img|class=.{1,2}explorable", json.dumps(cell["outputs"]))]
+    quiet = [cell for cell in code if re.search("<img|class=.{1,2}explorable", json.dumps(cell["outputs"]))
+             or {type(node) for node in ast.parse("".join(cell["source"])).body} <= {ast.Import, ast.ImportFrom}]
     folded = re.findall(r'<details class="[^"]*\bhide\b', html)
-    assert len(folded) == (len(code) if "solutions" in notebook.parts else 1 + len(draws))
+    assert len(folded) == (len(code) if "solutions" in notebook.parts else 1 + len(quiet))
     assert "hide-cell" in re.search(r'<div class="cell ([^"]*)"', html)[1]  # the first one, with what it printed
 
 

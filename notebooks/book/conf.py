@@ -110,11 +110,12 @@ def is_widget(output) -> bool:
 
 
 def fold(notebook, solution: bool) -> None:
-    """Tag code to be folded: set-up, what draws a picture, all of a solution. Say in words where a widget was."""
+    """Tag code to be folded: set-up, imports, what draws, all of a solution. Say in words where a widget was."""
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for cell in code:
         draws = any("<img" in html or html.startswith(EXPLORABLE) for html in stored_html(cell))
-        tag = "hide-cell" if cell is code[0] else "hide-input" if solution or draws else None
+        imports = all(re.match(r"from |import |[\s)#]|$", line) for line in "".join(cell["source"]).splitlines())
+        tag = "hide-cell" if cell is code[0] else "hide-input" if solution or draws or imports else None
         cell["metadata"].setdefault("tags", []).extend([tag] if tag else [])
         for output in filter(is_widget, cell["outputs"]):
             output["data"] = {"text/html": MOVES}
