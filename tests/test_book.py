@@ -16,6 +16,7 @@ from urllib.parse import unquote, urldefrag
 import numpy as np
 import pytest
 from test_explorable import move, read
+from test_notebooks import front_page
 
 from utils import ROOT
 from utils.page import widgets
@@ -128,7 +129,7 @@ def test_no_page_and_no_style_sheet_makes_a_browser_ask_another_host(book, links
 
 
 def test_the_front_page_has_each_notebook_with_the_minutes_of_the_readme(book):
-    rows = re.findall(r"^\| \[.*?\]\(notebooks/(\w+)\.ipynb\) \|.*?\| (\d+) \|", (ROOT / "README.md").read_text(), re.M)
+    rows = [(file.removesuffix(".ipynb"), str(row.minutes)) for file, row in front_page().items()]
     assert [f"notebooks/{name}" for name, _ in rows] == [page for page in PAGES if re.match(r"notebooks/\d", page)]
     table = re.search(r"<table.*?</table>", (book / f"{FRONT}.html").read_text(encoding="utf-8"), re.DOTALL)[0]
     found = re.findall(r'href="\.\./(\w+)\.html".*?</td>\s*<td.*?</td>\s*<td[^>]*>\s*(?:<p>)?(\d+)', table, re.DOTALL)

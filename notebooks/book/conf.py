@@ -3,6 +3,7 @@
 Sphinx reads the repository's root, so links between pages are the same here, on GitHub and in JupyterLab.
 """
 
+import ast
 import json
 import re
 from importlib.metadata import distribution
@@ -102,11 +103,8 @@ def pages_in_the_readme() -> str:
 
 
 def is_widget(output) -> bool:
-    """Whether an output is a widget, of which only words are stored (`widgets.STILL`, or a class's name)."""
-    data = output.get("data", {})
-    words = "".join(data.get("text/plain", ""))
-    told = words.startswith("Run this notebook to move") or re.match(r"\w*(Box|Explorer)\(", words)
-    return "application/vnd.jupyter.widget-view+json" in data or ("text/html" not in data and bool(told))
+    """Whether an output is a widget, of which only words are stored: `widgets.STILL`."""
+    return "".join(output.get("data", {}).get("text/plain", "")).startswith("Run this notebook to move")
 
 
 def fold(notebook, solution: bool) -> None:
@@ -114,7 +112,7 @@ def fold(notebook, solution: bool) -> None:
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for cell in code:
         draws = any("<img" in html or html.startswith(EXPLORABLE) for html in stored_html(cell))
-        imports = all(re.match(r"from |import |[\s)#]|$", line) for line in "".join(cell["source"]).splitlines())
+        imports = {type(node) for node in ast.parse("".join(cell["source"])).body} <= {ast.Import, ast.ImportFrom}
         tag = "hide-cell" if cell is code[0] else "hide-input" if solution or draws or imports else None
         cell["metadata"].setdefault("tags", []).extend([tag] if tag else [])
         for output in filter(is_widget, cell["outputs"]):

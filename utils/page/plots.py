@@ -107,6 +107,11 @@ def color_scale(values, center: float | None = None, limits: tuple[float, float]
     return ScalarMappable(TwoSlopeNorm(center, center - reach, center + reach), DIVERGING)
 
 
+def ink_on(fill) -> str:
+    """Black or white, whichever can be read on a colour (red, green, blue from 0 to 1)."""
+    return "#000000" if np.dot(fill[:3], (0.299, 0.587, 0.114)) > 0.55 else "#ffffff"
+
+
 def token_colors(values, center: float | None = None, limits: tuple[float, float] | None = None):
     """Hex colours, and black or white for the text on them, of `values`; NaN is light grey.
 
@@ -115,8 +120,7 @@ def token_colors(values, center: float | None = None, limits: tuple[float, float
     """
     scale = color_scale(values, center, limits)
     fills = [np.array(scale.to_rgba(v)[:3]) if np.isfinite(v) else np.full(3, 0.92) for v in values]
-    inks = ["#000000" if fill @ (0.299, 0.587, 0.114) > 0.55 else "#ffffff" for fill in fills]
-    return [to_hex(fill) for fill in fills], inks
+    return [to_hex(fill) for fill in fills], [ink_on(fill) for fill in fills]
 
 
 def token_html(tokens, values, label: str = "spilled energy s (nats)", center=0.0, limits=None) -> str:

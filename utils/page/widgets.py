@@ -126,6 +126,13 @@ def recorded_training(runs: Mapping[str, Mapping], log_p, k, rows) -> Explorer:
     return explorer(draw, run=run, potential=potential, step=step)
 
 
+def verdict(logits, classes, known) -> str:
+    """What a classifier makes of one picture, in words: from its logits [classes], and the `V` of known pictures."""
+    best, v = int(logits.argmax()), float(logits.logsumexp(0))
+    return (f"called {classes[best]} with probability {math.exp(logits[best] - v):.2f}. V = {v:.1f} nats; "
+            f"{float((known > v).mean()):.0%} of the known pictures have more.")  # fmt: skip
+
+
 def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known) -> Explorer:
     """Pick a picture, spoil it with a slider; watch logits, probabilities and energy (`plots.image_xray`).
 
@@ -136,10 +143,8 @@ def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known)
     def draw(picture: int, kind: str, amount: float):
         spoilt = corrupt(images.pixels[picture : picture + 1], kind, amount)
         logits = classify(spoilt)[0].double()
-        best, v = int(logits.argmax()), float(logits.logsumexp(0))
-        said = (f"Picture {picture}, a {images.classes[int(images.labels[picture])]}, {amount:.0%} {kind}: called "
-                f"{images.classes[best]} with probability {math.exp(logits[best] - v):.2f}. V = {v:.1f} nats; "
-                f"{float((known > v).mean()):.0%} of the known pictures have more.")  # fmt: skip
+        name = f"Picture {picture}, a {images.classes[int(images.labels[picture])]}, {amount:.0%} {kind}"
+        said = f"{name}: {verdict(logits, images.classes, known)}"
         shown = spoilt[0].permute(1, 2, 0).squeeze(-1).numpy()
         return plots.image_xray(shown, logits, images.classes, known, f"{amount:.0%} {kind}"), said
 
@@ -157,10 +162,7 @@ def own_picture(first, read: Callable, classify: Callable, classes, known) -> Ex
     def draw(file):
         pixels = read(io.BytesIO(file[0]["content"])) if file else first
         logits = classify(pixels[None])[0].double()
-        best, v = int(logits.argmax()), float(logits.logsumexp(0))
-        name = file[0]["name"] if file else "no file yet"
-        said = (f"{name}: called {classes[best]} with probability {math.exp(logits[best] - v):.2f}. V = {v:.1f} nats; "
-                f"{float((known > v).mean()):.0%} of the known pictures have more.")  # fmt: skip
+        said = f"{file[0]['name'] if file else 'no file yet'}: {verdict(logits, classes, known)}"
         return plots.image_xray(pixels.permute(1, 2, 0).numpy(), logits, classes, known, "as the network sees it"), said
 
     return explorer(draw, file=w.FileUpload(accept="image/*", description="your picture"))

@@ -43,9 +43,8 @@ def draw(tokens, spills, probability, ink: str):
         for x, value in enumerate(values):
             fill = scale.to_rgba(value)
             ax.add_patch(mpl.patches.Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=fill))
-            dark = np.dot(fill[:3], (0.299, 0.587, 0.114)) < 0.55
             ax.text(x + 0.5, y + 0.5, form.format(value).replace("-", "−"), ha="center", va="center", fontsize=12,
-                    color="white" if dark else "#1f2328")  # fmt: skip
+                    color=plots.ink_on(fill))  # fmt: skip
     for x, token in enumerate(tokens):
         ax.text(x + 0.5, -0.2, plots.visible(token).strip(), ha="center", va="bottom", color=ink, fontsize=13)
     ax.text(-0.12, -0.2, "spills, in nats", ha="right", va="bottom", color=ink, fontsize=11, style="italic")

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbconvert import SlidesExporter
 
-from utils import ROOT
+from .. import ROOT
 
 NOTEBOOKS = ("00_start_here", "01_two_decompositions", "02_gauge_freedom")
 FILES = {  # what lies beside the pages: (package, path in it)

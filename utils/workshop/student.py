@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-from utils import ROOT
+from .. import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 ANSWER = re.compile(r"<details>\s*<summary>(?!Notation)(.*?)</summary>.*?</details>", re.DOTALL)  # a glossary stays
