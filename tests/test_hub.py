@@ -202,6 +202,21 @@ def test_an_abandoned_download_leaves_no_half_model_and_can_be_repeated(standin,
     assert len(standin.fetched("config.json")) == 1  # files that had arrived whole are not fetched again
 
 
+def test_a_folder_that_goes_while_we_look_at_what_has_arrived_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "file").write_bytes(b"123")
+    (tmp_path / "tmp").mkdir()
+    look = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith("tmp"):
+            raise FileNotFoundError(folder)
+        return look(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert hub._bytes_in(tmp_path) == 3 and hub._half_files(tmp_path) == set()
+
+
 def test_an_interrupt_stops_the_download_and_leaves_nothing_running(standin, monkeypatch, tmp_path):
     standin.manner = "stall"
     started, popen = [], subprocess.Popen

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Pa
     if constants.HF_HUB_OFFLINE:
         return None, "HF_HUB_OFFLINE is set"
     storage = Path(constants.HF_HUB_CACHE) / f"{kind}s--{hub_id.replace('/', '--')}"
-    others = set(storage.rglob("*.incomplete"))
+    others = _half_files(storage)
     command = [sys.executable, "-u", "-m", __name__, hub_id, revision or "main", kind]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     plain_http = os.environ | {"HF_HUB_DISABLE_XET": "1"}  # it can be watched
@@ -63,7 +64,7 @@ def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Pa
     finally:
         fetching.kill()
         fetching.communicate()
-        for file in set(storage.rglob("*.incomplete")) - others:  # a killed process cannot tidy up
+        for file in _half_files(storage) - others:  # a killed process cannot tidy up
             file.unlink(missing_ok=True)
 
 
@@ -97,12 +98,21 @@ def _watch(fetching: subprocess.Popen, hub_id: str, storage: Path) -> tuple[Path
     return (Path(heard["folder"]), "") if "folder" in heard else (None, heard.get("error", "the download broke off"))
 
 
+def _files_in(storage: Path) -> Iterator[Path]:
+    """Every file below a folder. Unlike `rglob`, `os.walk` does not mind folders that go while it looks."""
+    return (Path(folder, name) for folder, _, names in os.walk(storage) for name in names)
+
+
 def _bytes_in(storage: Path) -> int:
     total = 0
-    for file in storage.rglob("*"):
+    for file in _files_in(storage):
         with suppress(FileNotFoundError):  # it was renamed while we looked
-            total += file.lstat().st_size if file.is_file() and not file.is_symlink() else 0
+            total += 0 if file.is_symlink() else file.lstat().st_size
     return total
+
+
+def _half_files(storage: Path) -> set[Path]:
+    return {file for file in _files_in(storage) if file.suffix == ".incomplete"}
 
 
 def fetch(hub_id: str, revision: str, kind: str) -> None:
