@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 HERE = Path(__file__).resolve().parent
-STRICT = re.compile(r",?\s*strict=\w+")
+STRICT = re.compile(r",?\s*strict=\w+|,\s*(?=\))")
 KILLED = (1, 3, 36, 24, -24, 152, 255, 37)  # a test failed, or ran far longer than it does
 
 

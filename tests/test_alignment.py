@@ -114,6 +114,7 @@ def test_a_table_in_another_gauge_is_what_those_logits_would_have_given(lm, logi
     np.testing.assert_allclose(table.log_partition_after, other[1:].logsumexp(-1), **CLOSE)
     np.testing.assert_allclose(table.log_partition_before, other[:-1].logsumexp(-1), **CLOSE)
     np.testing.assert_allclose(table.mean_logit_after, other[1:].mean(-1), **CLOSE)
+    np.testing.assert_allclose(table.mean_logit_before, other[:-1].mean(-1), **CLOSE)
     np.testing.assert_allclose(table.logit, other[:-1].gather(-1, ids[0, 1:, None])[:, 0], **CLOSE)
 
 
@@ -121,5 +122,7 @@ def test_gauges_of_several_texts_do_not_leak_into_each_other_and_an_unknown_one_
     alone, both = (in_gauge(score(lm, texts), "joint") for texts in ([TEXT], ["Paris is a city.", TEXT]))
     np.testing.assert_allclose(both[both.text == 1].log_partition_after, alone.log_partition_after, **CLOSE)
     assert both.spilled.abs().max() < 2e-4
+    without_bos = in_gauge(score(lm, [TEXT], bos=False), "joint")  # log p(c) counts from the first scored token
+    assert without_bos.log_partition_after[0] == pytest.approx(0, abs=1e-4)
     with pytest.raises(ValueError, match="gauge must be one of"):
         in_gauge(alone, "lorenz")

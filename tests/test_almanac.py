@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils import DATA
-from utils.almanac import Almanac, contexts, read_documents, read_facts
+from utils.almanac import Almanac, contexts, questions, read_documents, read_facts
 from utils.workshop.documents import BRANCHING, DAYS, GOODS, NAMES, SHARES, TEMPLATES, make_documents, train_tokenizer
 from utils.workshop.law import entropy_per_token, sample
 
@@ -250,6 +250,34 @@ def test_exact_columns_are_the_almanacs_own(frame):
             assert row.entropy <= row.log_k + 1e-9
         else:
             assert np.isnan([row.k, row.log_k, row.entropy]).all()
+
+
+def test_prefixes_are_grouped_by_template_and_slot_and_by_the_side_of_the_prompts_end(frame):
+    almanac = train()
+    for row in frame.iloc[::53].itertuples():
+        document = almanac.documents.iloc[row.document]
+        assert (row.relation, row.subject, row.withheld) == (document.relation, document.subject, document.withheld)
+        read = almanac.tokenizer.decode(almanac.ids[row.document][1 : row.length])
+        inside = len(read) < len(document.prompt) and document.prompt.startswith(read)
+        part = f"{document.template} in the {'prompt' if inside else 'answer'}" if row.slot == "other" else row.slot
+        assert row.group == f"{row.relation} {part}"
+
+
+def test_a_question_knows_how_often_its_fact_its_answer_and_its_subject_are_told(frame):
+    almanac = train()
+    documents, asked = almanac.documents, questions(almanac, frame)
+    facts = documents[documents.family == "fact"]
+    alone = asked.log_elsewhere.isna()
+    assert 0 < alone.sum() < len(asked)
+    for row in (*asked[~alone].iloc[::97].itertuples(), *asked[alone].iloc[:5].itertuples()):
+        its = facts[facts.subject == row.subject]
+        told = its.relation == row.relation
+        answer = facts[(facts.relation == row.relation) & (facts.answer == documents.answer[row.document])]
+        assert row.log_fact == pytest.approx(np.log(its.p_train[told].sum()))
+        assert row.log_answer == pytest.approx(np.log(answer.p_train.sum()))
+        elsewhere = its.p_train[~told].sum()
+        assert row.log_elsewhere == pytest.approx(np.log(elsewhere)) if elsewhere else np.isnan(row.log_elsewhere)
+        assert row.asked == (documents.withheld[row.document] == "")
 
 
 def test_every_prefix_is_recorded_once_and_habits_cross_k_with_frequency(frame):

@@ -68,3 +68,4 @@ def test_noise_knows_no_token_but_pooled_by_max_it_counts_them():
     above = {how: (values[500:].to_numpy()[:, None] > values[:500].to_numpy()).mean() for how, values in by.items()}
     assert abs(above["mean"] - 0.5) < 0.05 and above["max"] > 0.8 and above["min"] < 0.2
     pd.testing.assert_series_equal(noise(tokens), noise(tokens.assign(x=1)))
+    assert noise(tokens[7:]).index.equals(tokens.index[7:])  # of some rows of a table, too, each its own

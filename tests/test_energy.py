@@ -131,6 +131,18 @@ def test_in_the_centred_gauge_the_mean_is_zero_and_the_gauge_term_is_gone(text):
         assert_close(term, value, tolerance(f, centred))
 
 
+def test_gauges_of_a_batch_are_those_of_its_rows():
+    torch.manual_seed(0)
+    logits, ids, g = torch.randn(2, 3, 4), torch.tensor([[0, 1, 2], [3, 3, 0]]), torch.randn(2, 3)
+    for whole, row in (
+        (gauge.center(logits), lambda n: gauge.center(logits[n])),
+        (gauge.to_conditional(logits), lambda n: gauge.to_conditional(logits[n])),
+        (gauge.to_joint(logits, ids), lambda n: gauge.to_joint(logits[n], ids[n])),
+        (gauge.shift(logits, g), lambda n: gauge.shift(logits[n], g[n])),
+    ):
+        torch.testing.assert_close(whole, torch.stack([row(0), row(1)]))
+
+
 def test_the_joint_gauge_starts_from_the_probability_of_the_first_token():
     v, log_p = log_partition(gauge.to_joint(SMALL, SMALL_IDS, log_prob_first=-1.5)), torch.log_softmax(SMALL, -1)
     assert_close(v[0], -1.5, 1e-12)

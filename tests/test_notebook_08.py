@@ -88,8 +88,11 @@ def test_the_table_is_read_when_its_mean_kl_is_the_one_asked_for():
 
 
 def test_a_fit_says_one_coefficient_with_its_interval():
-    fit = Fit(np.array([[1.0, 2.0]]), np.array([[0.5, -1.0]]), np.array([[1.5, 3.0]]), np.array([0.1, 0.2]))
+    beta, low, high = np.array([[[1.0, 2.0], [5, 6]], [[0.5, -1.0], [4, 5]], [[1.5, 3.0], [6, 7]]])
+    fit = Fit(beta, low, high, np.array([0.1, 0.2]))
     assert fit.one(0, 1) == (2.0, -1.0, 3.0) and fit.said(0, 1) == "+2.00 [-1.00, +3.00]"
+    assert fit.one() == (1.0, 0.5, 1.5) and fit.said() == "+1.00 [+0.50, +1.50]"  # the first of the first
+    assert fit._replace(low=low * np.nan).said(0, 1) == "+2.00 [+nan, +3.00]"
 
 
 def test_trends_lie_above_their_clouds_in_full_ink_and_in_dashes_of_their_own():

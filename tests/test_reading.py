@@ -78,6 +78,21 @@ def test_a_token_across_the_seam_belongs_to_the_continuation(lm):
     assert table.token.iloc[0] == " Tokyo" or table.start.iloc[0] < len("The capital of Japan is To")
 
 
+def test_continuations_have_the_columns_of_score_and_an_index_without_gaps(lm):
+    table, whole = score_continuations(lm, PROMPTS, OPTIONS), score(lm, PROMPTS)
+    assert [*table] == ["prompt", "continuation", *(column for column in whole if column != "text")]
+    assert table.index.equals(pd.RangeIndex(len(table)))
+
+
+def test_of_continuations_the_whole_text_is_refused_by_its_number(lm):
+    for prompts, options, message in (
+        (["Paris is", ""], [[" big"], [" old", " "]], r"texts\[2\] is empty"),
+        (["Paris is", "Lima is"], [[" big"], [" and on" * 40]], r"texts\[1\] has \d+ tokens, the model's window"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score_continuations(lm, prompts, options)
+
+
 @pytest.mark.parametrize(("continuations", "message"), [
     ([[" a"], []], r"prompts\[1\] has no continuation"), ([[" a"]], "one list a prompt, 2; got 1"),
     ([[" a", ""], [" a"]], r"continuations\[0\]\[1\] is empty"),

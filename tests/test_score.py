@@ -1,5 +1,7 @@
 """Scoring: the table says what the model's own logits say, however the work is cut up."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from utils.energy import token_energies
 from utils.load import LM, load_lm
 from utils.reading import score_ids
-from utils.score import answer_rows, encode, find_answer, score, score_tokens, spoil
+from utils.score import answer_rows, encode, find_answer, score, score_continuations, score_tokens, spoil
 
 TEXTS = [
     "The capital of France is Paris.", "On Monday, Ada buys tea.", "12 plus 34 is 46.",
@@ -126,6 +128,27 @@ def test_spoilt_rows_keep_their_last_token_and_grow_by_steps():
     assert len({*map(tuple, places)}) > 1 and rows[0] == [1, 2, 3, 4, 5, 6, 0]  # what came in is untouched
 
 
+def test_token_ids_are_refused_by_the_number_of_their_row(lm):
+    many = lm.tokenizer(LONG, add_special_tokens=False)["input_ids"]
+    with pytest.raises(ValueError, match=r"texts\[1\] has \d+ tokens, the model's window is 64"):
+        score_tokens(lm, [many[:3], many])
+    bare = LM(lm.model, copy.deepcopy(lm.tokenizer), "bare", "yours", "")
+    bare.tokenizer.bos_token = None
+    with pytest.raises(ValueError, match=r"texts\[1\] has one token and no BOS"):
+        score_tokens(bare, [many[:3], many[:1]])
+
+
+@pytest.mark.parametrize("many", [
+    lambda lm, **bar: score(lm, TEXTS[:2], **bar),
+    lambda lm, **bar: score_continuations(lm, ["Paris is", "Lima is"], [[" big", " old"], [" big"]], **bar),
+])  # fmt: skip
+def test_a_bar_is_shown_when_it_is_asked_for_and_only_then(lm, many, capfd):
+    many(lm)
+    assert capfd.readouterr().err == ""
+    many(lm, progress=True)
+    assert capfd.readouterr().err.lstrip("\r").startswith("score: ")
+
+
 def test_without_bos_the_first_token_has_no_term_1(lm):
     table = score(lm, TEXTS[:2], bos=False)
     first = table[table.position == 0]
@@ -185,6 +208,20 @@ def test_nan_weights_are_refused(tiny_model):
     tiny_model.get_output_embeddings().weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         score_ids(tiny_model, torch.tensor([[1, 2, 3]]))
+
+
+def test_an_answer_is_the_first_one_after_where_it_was_looked_for_and_never_empty():
+    assert find_answer("Rome, Rome and Rome", "Rome") == (0, 4)
+    assert find_answer("Rome, Rome and Rome", "Rome", after=1) == (6, 10)
+    for missing in ("", "Oslo"):
+        with pytest.raises(ValueError, match="not found"):
+            find_answer("Rome", missing)
+
+
+def test_a_token_that_only_touches_a_span_is_not_in_it():
+    table = pd.DataFrame({"text": [0, 0, 0], "start": [0, 3, 6], "end": [3, 6, 9]})
+    assert answer_rows(table, [(3, 6)]).index.tolist() == [1]
+    assert answer_rows(table, [(2, 7)]).index.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("spans", "message"), [

@@ -1,6 +1,7 @@
 """Statistics: what is computed, and whether intervals and p-values keep their word on simulated answers."""
 
 import doctest
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -69,9 +70,44 @@ def test_weighted_statistics_are_those_of_the_repeated_rows():
 
 
 def test_a_draw_without_a_wrong_answer_says_nothing():
-    w, wrong = np.array([[1.0, 1, 1], [0, 2, 1]]), np.array([True, False, False])
-    for statistic in (stats.weighted_auroc, stats.weighted_fpr95):
-        assert np.isnan(statistic(np.arange(3.0), wrong, w)).tolist() == [False, True]
+    w, wrong = np.array([[1.0, 1, 1], [0, 2, 1], [3, 0, 0]]), np.array([True, False, False])
+    with warnings.catch_warnings(action="error"):  # not even a warning
+        for statistic in (stats.weighted_auroc, stats.weighted_fpr95):
+            assert np.isnan(statistic(np.arange(3.0), wrong, w)).tolist() == [False, True, True]
+
+
+def test_a_group_of_one_answer_says_nothing_about_a_slope():
+    x, y, group, _ = simulated(n=60)
+    alone = np.vstack([x, [[7.0, -2.0], [1.0, 9.0]]]), np.vstack([y, [[100.0], [-50.0]]]), np.append(group, [90, 91])
+    slopes, same = (stats.weighted_slopes(*a, np.ones((1, len(a[0])))) for a in ((x, y, group), alone))
+    np.testing.assert_allclose(slopes, same, rtol=1e-9)
+
+
+SAMPLE = answers(np.random.default_rng(14), clusters=30)
+
+
+@pytest.mark.parametrize(("function", "count"), [
+    (lambda **dice: stats.auroc(SAMPLE[0][:, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
+    (lambda **dice: stats.auroc_difference(SAMPLE[0][:, 0], SAMPLE[0][::-1, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
+    (lambda **dice: stats.fpr95(SAMPLE[0][:, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
+    (lambda **dice: stats.mean_difference(SAMPLE[0][:, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
+    (lambda **dice: stats.regress(SAMPLE[0], SAMPLE[1], SAMPLE[2] % 3, SAMPLE[2], **dice)[:3], {"resamples": 1000}),
+    (lambda **dice: stats.draw_weights(SAMPLE[2], **dice), {"resamples": 2000}),
+    (lambda **dice: stats.max_t(pd.DataFrame(SAMPLE[0][::-1]), *SAMPLE[1:], **dice), {"permutations": 2000}),
+    (lambda **dice: [*stats.compare_together(
+        pd.DataFrame({"a": SAMPLE[0][:, 0], "b": SAMPLE[0][::-1, 0]}), *SAMPLE[1:], baseline="a", **dice,
+    )], {"resamples": 2000}),
+    (lambda **dice: stats.cross_fitted_log_loss(*SAMPLE, **dice), {"folds": 10}),
+])  # fmt: skip
+def test_dice_are_thrown_as_stated_and_another_seed_throws_others(function, count):
+    stated, (name, n) = function(), *count.items()
+    np.testing.assert_array_equal(stated, function(**count))
+    assert not np.array_equal(stated, function(**{name: n - 1}))
+    if name != "folds":
+        np.testing.assert_array_equal(stated, function(seed=0))
+        other = function(seed=1)
+        np.testing.assert_array_equal(other, function(seed=1))
+        assert not np.array_equal(stated, other)
 
 
 def test_auroc_agrees_with_scikit_learn_ties_included():
@@ -111,6 +147,16 @@ def test_perfect_separation_still_has_an_honest_interval():
     assert estimate.low == pytest.approx(0.025 ** (1 / 10))
     assert stats.auroc(-wrong.astype(float), wrong, np.arange(40))[:3] == pytest.approx((0, 0, 1 - estimate.low))
     assert stats.auroc([np.inf, np.inf, 0, -1], [1, 1, 0, 0], [0, 1, 2, 3]).value == 1  # an oracle's score
+    assert stats.auroc([2, 1, 0], [1, 0, 0], [0, 1, 2]).low == pytest.approx(0.025 ** (1 / 2))  # one cluster counts as two
+
+
+def test_a_draw_that_separates_perfectly_leaves_the_interval_finite():
+    wrong = np.arange(12) < 4
+    score = np.where(wrong, 1.0, 0.0)
+    score[[0, 4]] = 0.0, 1.0  # some draws have neither
+    value, low, high = stats.auroc(score, wrong, np.arange(12))[:3]
+    assert 0 < low < value < high < 1
+    assert stats.auroc(-score, wrong, np.arange(12))[:3] == pytest.approx((1 - value, 1 - high, 1 - low))
 
 
 @pytest.mark.parametrize("accept_right", [False, True])
@@ -189,7 +235,8 @@ def test_cross_fitting_never_learns_from_the_cluster_it_predicts():
     cluster = np.repeat(np.arange(60), 5)
     wrong = (rng.random(60) < 0.5)[cluster]  # one label a cluster
     names = np.eye(60)[cluster]  # and the cluster's name as features: all there is to learn is memory
-    loss = stats.cross_fitted_log_loss(names, wrong, cluster)
+    shuffled = rng.permutation(300)  # as answers come
+    loss = stats.cross_fitted_log_loss(names[shuffled], wrong[shuffled], cluster[shuffled])
     assert np.isfinite(loss).all() and 0.6 < loss.mean() < 0.8  # a coin costs 0.69, having seen the cluster near 0
 
 
@@ -226,6 +273,11 @@ def test_coefficients_agree_with_dummy_variables_and_those_of_a_sum_are_sums():
 def test_a_regressor_that_nothing_fixes_is_refused_and_units_do_not_matter():
     x, y, group, cluster = simulated()
     constant, total = np.sqrt(group)[:, None], x.sum(1, keepdims=True)
+    nearly = x[:, :1] + 1e-9 * np.random.default_rng(1).normal(size=(len(x), 1))
+    with pytest.raises(ValueError, match="or a sum of the others"):
+        stats.regress(np.hstack([x, nearly]), y, group, cluster)
+    alike = x[:, :1] + 1e-2 * np.random.default_rng(1).normal(size=(len(x), 1))  # alike, but not the same
+    assert np.isfinite(stats.regress(np.hstack([x, alike]), y, group, cluster, resamples=0).beta).all()
     for unit in (1e-12, 1.0, 1e12):
         for made_up in (np.hstack([x, constant * unit]), np.hstack([x, total * unit]), np.zeros_like(x)):
             with pytest.raises(ValueError, match="constant within every group"):

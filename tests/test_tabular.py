@@ -102,6 +102,11 @@ def test_the_impossible_token_law_and_its_slope_and_a_full_support_forgets_the_j
     assert np.polyfit(np.log(tau), V, 1)[0] == pytest.approx(1 - k / SIZE, abs=0.02)
 
 
+def test_the_law_counts_only_what_is_possible_and_is_worked_out_in_double_precision():
+    assert impossible_token_law([0.5, 0.5, 0.0], 1000, SIZE) == impossible_token_law([0.5, 0.5], 1000.0, SIZE)
+    assert impossible_token_law(np.float32([0.25, 0.75]), np.float32([1000]), SIZE).dtype == np.float64
+
+
 def test_the_law_is_only_an_asymptote_and_the_finite_time_table_knows():
     tau, k, size = np.logspace(2, np.log10(2000), 12), 50, 2000
     assert np.polyfit(np.log(tau), closed_form(tau, size, k), 1)[0] > 1 - k / size + 0.1
@@ -200,6 +205,8 @@ def test_escape_probability_is_that_of_the_tokens_never_met():
     f = np.log([[50, 30, 20], [0.1, 0.1, 0.8]])  # any constant in a row
     assert tabular.escape_probability(f, [[True, False, False], [True, True, True]]) == pytest.approx([0.5, 0])
     assert tabular.escape_probability(f, [False, False, True]) == pytest.approx([0.8, 0.2])
+    assert tabular.escape_probability(f[0], [False, False, True]) == pytest.approx(0.8)  # one row, or rows of rows
+    assert tabular.escape_probability([f, f], [False, False, True]) == pytest.approx(np.array([[0.8, 0.2]] * 2))
 
 
 def one_at_a_time(tokens, size, rate):

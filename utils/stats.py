@@ -198,7 +198,7 @@ def risk(score, wrong) -> np.ndarray:
     """
     score, wrong = np.asarray(score, float), np.asarray(wrong, float)
     shared = pd.Series(wrong).groupby(score).transform("mean").to_numpy()
-    return shared[np.argsort(score, kind="stable")].cumsum() / np.arange(1, len(score) + 1)
+    return shared[np.argsort(score)].cumsum() / np.arange(1, len(score) + 1)
 
 
 def fpr95(score, wrong, clusters, accept_right=False, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
@@ -251,7 +251,7 @@ def regress(x, y, group, cluster, resamples: int = 1000, seed: int = 0) -> Fit:
     Intervals are percentiles of the draws, NaN with `resamples=0`. ValueError if nothing fixes a regressor's slope.
     """
     x, y = (np.asarray(a, float).reshape(len(group), -1) for a in (x, y))
-    group = pd.factorize(np.asarray(group), use_na_sentinel=False)[0]
+    group = pd.factorize(np.asarray(group))[0]
     within = [a - pd.DataFrame(a).groupby(group).transform("mean").to_numpy() for a in (x, y)]
     unit = within[0].std(0)[:, None]  # of each regressor [d, 1]: what counts as constant hangs on no units
     if (unit.T <= 1e-9 * np.abs(x).max(0)).any() or np.linalg.matrix_rank(within[0] / unit.T, tol=1e-6) < len(unit):
