@@ -83,21 +83,20 @@ def test_a_group_of_one_answer_says_nothing_about_a_slope():
     np.testing.assert_allclose(slopes, same, rtol=1e-9)
 
 
-SAMPLE = answers(np.random.default_rng(14), clusters=30)
+DRAWN = answers(np.random.default_rng(14), clusters=30)
+ONE, OTHER, DRAWS = DRAWN[0][:, 0], DRAWN[0][::-1, 0], {"resamples": 2000}
 
 
 @pytest.mark.parametrize(("function", "count"), [
-    (lambda **dice: stats.auroc(SAMPLE[0][:, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
-    (lambda **dice: stats.auroc_difference(SAMPLE[0][:, 0], SAMPLE[0][::-1, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
-    (lambda **dice: stats.fpr95(SAMPLE[0][:, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
-    (lambda **dice: stats.mean_difference(SAMPLE[0][:, 0], *SAMPLE[1:], **dice), {"resamples": 2000}),
-    (lambda **dice: stats.regress(SAMPLE[0], SAMPLE[1], SAMPLE[2] % 3, SAMPLE[2], **dice)[:3], {"resamples": 1000}),
-    (lambda **dice: stats.draw_weights(SAMPLE[2], **dice), {"resamples": 2000}),
-    (lambda **dice: stats.max_t(pd.DataFrame(SAMPLE[0][::-1]), *SAMPLE[1:], **dice), {"permutations": 2000}),
-    (lambda **dice: [*stats.compare_together(
-        pd.DataFrame({"a": SAMPLE[0][:, 0], "b": SAMPLE[0][::-1, 0]}), *SAMPLE[1:], baseline="a", **dice,
-    )], {"resamples": 2000}),
-    (lambda **dice: stats.cross_fitted_log_loss(*SAMPLE, **dice), {"folds": 10}),
+    (lambda **dice: stats.auroc(ONE, *DRAWN[1:], **dice), DRAWS),
+    (lambda **dice: stats.auroc_difference(ONE, OTHER, *DRAWN[1:], **dice), DRAWS),
+    (lambda **dice: [*stats.compare_together(pd.DataFrame([ONE, OTHER]).T, *DRAWN[1:], baseline=0, **dice)], DRAWS),
+    (lambda **dice: stats.fpr95(ONE, *DRAWN[1:], **dice), DRAWS),
+    (lambda **dice: stats.mean_difference(ONE, *DRAWN[1:], **dice), DRAWS),
+    (lambda **dice: stats.draw_weights(DRAWN[2], **dice), DRAWS),
+    (lambda **dice: stats.regress(ONE, OTHER, DRAWN[2] % 3, DRAWN[2], **dice)[:3], {"resamples": 1000}),
+    (lambda **dice: stats.max_t(pd.DataFrame(OTHER), *DRAWN[1:], **dice), {"permutations": 2000}),
+    (lambda **dice: stats.cross_fitted_log_loss(*DRAWN, **dice), {"folds": 10}),
 ])  # fmt: skip
 def test_dice_are_thrown_as_stated_and_another_seed_throws_others(function, count):
     stated, (name, n) = function(), *count.items()
@@ -147,7 +146,7 @@ def test_perfect_separation_still_has_an_honest_interval():
     assert estimate.low == pytest.approx(0.025 ** (1 / 10))
     assert stats.auroc(-wrong.astype(float), wrong, np.arange(40))[:3] == pytest.approx((0, 0, 1 - estimate.low))
     assert stats.auroc([np.inf, np.inf, 0, -1], [1, 1, 0, 0], [0, 1, 2, 3]).value == 1  # an oracle's score
-    assert stats.auroc([2, 1, 0], [1, 0, 0], [0, 1, 2]).low == pytest.approx(0.025 ** (1 / 2))  # one cluster counts as two
+    assert stats.auroc([2, 1, 0], [1, 0, 0], [0, 1, 2]).low == pytest.approx(0.025 ** (1 / 2))  # one counts as two
 
 
 def test_a_draw_that_separates_perfectly_leaves_the_interval_finite():
