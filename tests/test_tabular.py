@@ -112,6 +112,16 @@ def test_the_law_is_only_an_asymptote_and_the_finite_time_table_knows():
     assert np.polyfit(np.log(tau), closed_form(tau, size, k), 1)[0] > 1 - k / size + 0.1
 
 
+def test_a_context_has_one_possible_token_unless_you_say_otherwise_and_shapes_come_back():
+    tau = np.array([[1.0, 10.0], [100.0, 1000.0]])
+    for function in (margin, closed_form):
+        np.testing.assert_array_equal(function(tau, SIZE), function(tau, SIZE, 1))
+    assert closed_form(tau, SIZE, SIZE).shape == tau.shape and (closed_form(tau, SIZE, SIZE) == np.log(SIZE)).all()
+    np.testing.assert_array_equal(power_law(9), power_law(9, 1.0))
+    for ours, stated in zip(sgd([uneven(4)], [30], 9), sgd([uneven(4)], [30], 9, rate=1.0, seed=0), strict=True):
+        np.testing.assert_array_equal(ours, stated)
+
+
 def test_contexts_with_one_conditional_share_one_curve_in_visits():
     early, late = descend(uneven(5), np.array([1.0]), 300, 0.1), descend(uneven(5), np.array([0.01]), 30000, 0.1)
     assert np.abs(early - late).max() < 0.01  # the same clock τ = 30, a hundred times further apart in t

