@@ -15,7 +15,7 @@ NBVAL := --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with test
 # A .venv whose Python has gone, or is too old, is made again however new `installed` is.
 FIT := $(shell $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo yes)
 
-.PHONY: lab test notebooks book student slides train record bench unfit
+.PHONY: lab test notebooks book student slides train record bench mutate unfit
 
 lab: .venv/installed  ## install, and open JupyterLab on the course
 	SPILLED_ENERGY_MODELS=$(MODELS) $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
@@ -54,6 +54,11 @@ record: .venv/installed  ## ask the real Llama and put its answers on record (an
 
 bench: .venv/installed  ## time and memory, side by side (half an hour); recorded for notebook 09
 	$(BIN)/python tests/benchmarks/bench.py
+
+mutate: .venv/installed  ## how many small errors in the rooms the tests notice, and which they do not (two hours; resumable)
+	$(BIN)/pip install --quiet mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/python tests/mutants.py
 
 .venv/installed: pyproject.toml $(if $(FIT),,unfit)
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; name yours: make lab PYTHON=python3.13')"
