@@ -356,7 +356,7 @@ def test_the_first_source_at_hand_is_opened_by_its_name_and_what_is_missing_is_s
         return lambda *asked: (asked == (hub_id, revision) and where in at_hand and Path(answer)) or None
 
     monkeypatch.setattr(load.packaged, "find", lambda: "packaged" in at_hand and Path("file"))
-    monkeypatch.setattr(load.packaged, "converted", lambda file: Path("converted"))
+    monkeypatch.setattr(load.packaged, "converted", lambda file: Path("converted") if file == Path("file") else None)
     monkeypatch.setattr(load, "cached", found("cache", "cached"))
     monkeypatch.setattr(load, "download", lambda *asked: (found("hub", "fetched")(*asked), "no hub"))
     monkeypatch.setattr(load, "open_folder", lambda *opened: opened)
