@@ -224,8 +224,19 @@ def encode(lm: LM, text: str, number: int = 0) -> tuple[list[int], list[tuple[in
     """Ids and character offsets of a text, without special tokens. ValueError on an empty text."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"texts[{number}] is empty; give a text with at least one word")
+    check_characters(text, f"texts[{number}]")
     found = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return found["input_ids"], found["offset_mapping"]
+
+
+def check_characters(text: str, name: str) -> None:
+    """ValueError if a string holds half a character, a lone surrogate, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds half a character ({text[error.start]!a}) at {error.start}; decode it again or remove it"
+        ) from None
 
 
 def words(texts, encoded) -> pd.DataFrame:
@@ -244,6 +255,11 @@ def energy_columns(energies: Sequence[np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(np.concatenate(energies), columns=TokenEnergies._fields)
 
 
+def shorten(text: str, most: int = 100) -> str:
+    """A text in quotes, with "…" for what an error message has no room for."""
+    return repr(text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}")
+
+
 def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:
     """Character span of `answer` in `text`, at or after `after`. ValueError if it is not there.
 
@@ -252,7 +268,7 @@ def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:
     """
     start = text.find(answer, after) if answer else -1
     if start < 0:
-        raise ValueError(f"answer {answer!r} not found in {text!r} after character {after}")
+        raise ValueError(f"answer {shorten(answer)} not found in {shorten(text)} after character {after}")
     return start, start + len(answer)
 
 
