@@ -67,7 +67,7 @@ def score_tokens(lm: LM | tuple, rows: Sequence[Sequence[int]], batch_size: int 
     """
     lm, rows = as_lm(lm), [[int(i) for i in row] for row in rows]
     prefix = bos_prefix(lm, "auto")
-    jobs = [windows(n, prefix + row, len(prefix), lm.window, "refuse")[0] for n, row in enumerate(rows)]
+    jobs = [windows(n, prefix + row, len(prefix), lm.window)[0] for n, row in enumerate(rows)]
     places = [(n, t, i, lm.tokenizer.decode(i)) for n, row in enumerate(rows) for t, i in enumerate(row)]
     table = pd.DataFrame(places, columns=["text", "position", "id", "token"])
     return pd.concat([table, energy_columns(score_windows(lm, jobs, batch_size))], axis=1)
@@ -119,7 +119,7 @@ def score_continuations(
     wanted = table.groupby("text").size().to_numpy()  # tokens of each continuation
     prefix = bos_prefix(lm, bos)
     jobs = [
-        windows(number, prefix + ids, len(prefix) + len(ids) - wanted[number], lm.window, "refuse")[0]
+        windows(number, prefix + ids, len(prefix) + len(ids) - wanted[number], lm.window)[0]
         for number, (ids, _) in enumerate(encoded)
     ]
     energies = score_after_prompts(lm, jobs, np.array([i for i, _ in pairs]), batch_size, chunk_size, progress)
@@ -191,16 +191,20 @@ def score_rows(lm: LM, rows: Sequence[Sequence[int]], past: Past | None, chunk_s
     return [own[: len(row)] for own, row in zip(fields, rows, strict=True)]
 
 
-def windows(text: int, ids: list[int], prefix: int, window: int | None, too_long: str) -> Iterable[Window]:
-    """Cut `ids` into windows that fit the model: one, or several that overlap by half."""
+def windows(
+    text: int, ids: list[int], prefix: int, window: int | None, too_long: str | None = None
+) -> Iterable[Window]:
+    """Cut `ids` into windows that fit the model: one, or several that overlap by half (`too_long="slide"`).
+
+    ValueError on a text that fits in none; `too_long` is None where a caller cannot slide.
+    """
     if len(ids) < 2:
         raise ValueError(f"texts[{text}] has one token and no BOS before it; a spill needs two")
     if window is None or len(ids) <= window:
         return [Window(text, ids, prefix)]
-    if too_long == "refuse":
-        raise ValueError(
-            f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: shorten it, or pass too_long='slide'"
-        )
+    if too_long != "slide":
+        remedy = "shorten it, or pass too_long='slide'" if too_long else "shorten it"
+        raise ValueError(f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: {remedy}")
     pieces, done = [Window(text, ids[:window], prefix)], window
     while done < len(ids):
         stop = min(done + window // 2, len(ids))
