@@ -54,6 +54,8 @@ class Answer(BaseHTTPRequestHandler):
             self.describe(path, manner)
         elif "/resolve/" not in path:
             self.reply(404)
+        elif manner.startswith("file ") and path.endswith(".safetensors"):
+            self.reply(int(manner.split()[1]))
         elif manner == "gated":
             self.reply(401, {"X-Error-Code": "GatedRepo"})
         else:
@@ -67,8 +69,8 @@ class Answer(BaseHTTPRequestHandler):
     def describe(self, path: str, manner: str) -> None:
         sizes = {name: len(body) for name, body in self.server.files.items()}
         failures = {"missing": (401, {}), "gone": (404, {"X-Error-Code": "RevisionNotFound"}), "broken": (503, {})}
-        if manner in failures:
-            return self.reply(*failures[manner])
+        if manner in failures or manner.isdigit():
+            return self.reply(*failures.get(manner) or (int(manner), {}))
         if "/tree/" in path:
             found = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
         else:
@@ -91,7 +93,7 @@ class Answer(BaseHTTPRequestHandler):
             time.sleep(30 if manner == "stall" else 0)
             self.server.manner, self.close_connection = "well", True
         else:
-            step = {"trickle": 1_000, "slow": 30_000}[manner]
+            step = {"trickle": 1_000, "drip": 5_000, "slow": 30_000}[manner]
             for start in range(first, len(body), step):
                 self.wfile.write(body[start : start + step])
                 time.sleep(0.2)
@@ -159,6 +161,9 @@ def test_a_slow_but_steady_hub_is_waited_for(standin, monkeypatch):
     ("dead", "hub not reachable"), ("silent", "hub not reachable within 6 s"), ("trickle", "hub too slow"),
     ("missing", "the hub has no such public repository"), ("gated", "the hub has no such public repository"),
     ("gone", "the hub no longer has this revision"), ("broken", "the hub answered with HTTP status 503"),
+    ("403", "the hub has no such public repository"), ("404", "the hub has no such public repository"),
+    ("429", "the hub answered with HTTP status 429"), ("500", "the hub answered with HTTP status 500"),
+    ("drip", "hub too slow"), ("file 403", "X"), ("file 404", "X"), ("file 503", "X"),
 ])  # fmt: skip
 def test_a_bad_hub_costs_under_ten_seconds_and_is_one_clear_line(standin, manner, expected):
     standin.manner = manner
@@ -166,7 +171,7 @@ def test_a_bad_hub_costs_under_ten_seconds_and_is_one_clear_line(standin, manner
         kill(standin)
     folder, reason, seconds = timed_download()
     assert folder is None and seconds < 10
-    assert reason.startswith(expected) if manner == "trickle" else reason == expected
+    assert reason.startswith(expected) if expected == "hub too slow" else reason == expected
 
 
 @pytest.mark.parametrize(("lacking", "reason", "asked"), [
