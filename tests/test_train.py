@@ -79,6 +79,7 @@ def test_a_training_killed_while_it_writes_goes_on_and_ends_with_the_same_weight
     assert [path for path in tmp_path.rglob("*.part") if path.read_bytes() == b"half of a file"]
     left = made(tmp_path)
     assert all(straight[name] == content for name, content in left.items() if not name.endswith(".part"))
+    assert not [*(tmp_path / "data" / "models").rglob("*.part")]  # no folder of weights without all of them
     steps = []
     monkeypatch.setattr(workshop, "document_batch", lambda *a: steps.append(a[-1]) or document_batch(*a))
     in_small(tmp_path, monkeypatch.setattr)()
