@@ -1,8 +1,13 @@
 """Shared by all tests: bundled models only, one thread a worker, models built on the spot, and how energies compare."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 os.environ["SPILLED_ENERGY_MODELS"] = "bundled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,6 +50,52 @@ def tiny(architecture: str, **options):
     torch.manual_seed(0)
     config = AutoConfig.for_model(architecture, **{**SMALL, **options})
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def full_disk(room: int = 20_000):
+    """As on a full disk, no file, and none of a process started here, can grow beyond `room` bytes."""
+    resource = pytest.importorskip("resource", reason="needs the limits of Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def start(code: str, *arguments) -> subprocess.Popen:
+    """Another Python that runs `code`, with the tests at hand."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": paths}, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-u", "-c", code, *map(str, arguments)], **options)
+
+
+def killed(code: str, *arguments) -> None:
+    """Run `code` in another Python, and kill it, with no chance to tidy up, when it prints "now"."""
+    process = start(code, *arguments)
+    said = list(iter(process.stdout.readline, "now\n")) if process.poll() is None else []
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+
+
+def hang_in_file(number: int) -> None:
+    """Let the workshop come to a halt, and say "now", with the file of that number half written; to be `killed`."""
+    from utils.workshop import whole
+
+    names = []
+
+    def opened(path, mode):
+        file = open(path, mode, 0)
+        names.append(path)
+        if len(names) == number:
+            file.write(b"half of a file")
+            print("now")
+            time.sleep(60)
+        return file
+
+    whole.open = opened
 
 
 @pytest.fixture(params=["gpt2", "llama"])

@@ -1,4 +1,4 @@
-"""What `utils.energy` promises, as claims. Tolerances are `8·eps·max(1, max|f|)`, eps that of the logits."""
+"""What `utils.energy` promises, as claims. Tolerances are `8·eps·max(1, max|f|)`, eps that of what it computes in."""
 
 import math
 from itertools import pairwise, product
@@ -15,24 +15,27 @@ SMALL = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0], [2.0, 2.0, 2.0], [-4.0,
 SMALL_IDS = torch.tensor([2, 0, 1, 1])
 
 
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
 @st.composite
 def texts(draw):
     """Random logits [T, |V|], up to ±1e4 and in shapes that hurt sums, and ids [T]; drawn by a seeded generator, for
     a Hypothesis list of 50,000 floats would take forever."""
-    vocabulary = draw(st.sampled_from([2, 3, 7, 64, 1_000, 50_000]) | st.integers(2, 2_000))
-    length, dtype = draw(st.integers(2, 5)), draw(st.sampled_from([torch.float32, torch.float64]))
+    vocabulary = draw(st.sampled_from([2, 3, 7, 64, 1_000, 50_000, 262_144]) | st.integers(2, 2_000))
+    length, dtype = draw(st.integers(2, 5)), draw(st.sampled_from(DTYPES))
     scale = draw(st.sampled_from([1e-3, 1.0, 30.0, 1e4]) | st.floats(0, 1e4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     noise = torch.randn(length, vocabulary, generator=generator, dtype=torch.float64)
     shapes = {
-        "gauss": noise,
-        "uniform": 2 * torch.rand(length, vocabulary, generator=generator, dtype=torch.float64) - 1,
-        "equal": noise[:, :1].expand(-1, vocabulary),
-        "one high": noise.mul(1e-3).index_fill(-1, torch.tensor([0]), 1.0),
-        "one low": noise.mul(1e-3).index_fill(-1, torch.tensor([vocabulary - 1]), -1.0),
-        "offset": noise * 1e-3 + 1.0,
+        "gauss": lambda: noise,
+        "uniform": lambda: 2 * torch.rand(length, vocabulary, generator=generator, dtype=torch.float64) - 1,
+        "equal": lambda: noise[:, :1].expand(-1, vocabulary),
+        "one high": lambda: noise.mul(1e-3).index_fill(-1, torch.tensor([0]), 1.0),
+        "one low": lambda: noise.mul(1e-3).index_fill(-1, torch.tensor([vocabulary - 1]), -1.0),
+        "offset": lambda: noise * 1e-3 + 1.0,
     }
-    f = (shapes[draw(st.sampled_from([*shapes]))] * scale).clamp(-1e4, 1e4).to(dtype)
+    f = (shapes[draw(st.sampled_from([*shapes]))]() * scale).clamp(-1e4, 1e4).to(dtype)
     return f, torch.randint(vocabulary, (length,), generator=generator)
 
 
@@ -41,10 +44,12 @@ def on_random(*drawn):
 
 
 def tolerance(*logits: torch.Tensor) -> float:
-    """`8·eps·max(1, max|f|)`, and for what float64 itself can hold of an energy of size `max|f| + log|V|`."""
+    """`8·eps·max(1, max|f|)`, eps that of float32 at least, and for what float64 itself can hold of an energy of size
+    `max|f| + log|V|`."""
     largest = max(float(f.abs().max()) for f in logits)
     held = torch.finfo(torch.float64).eps * (largest + math.log(logits[0].shape[-1]))
-    return 8 * torch.finfo(logits[0].dtype).eps * max(1.0, largest) + 4 * held
+    computed_in = torch.promote_types(logits[0].dtype, torch.float32)
+    return 8 * torch.finfo(computed_in).eps * max(1.0, largest) + 4 * held
 
 
 def assert_close(a, b, atol):
@@ -109,7 +114,7 @@ def test_a_gauge_change_moves_spills_by_g_and_nothing_observable(text, reach, se
     assert_close(after.mean_logit_after, before.mean_logit_after + g, atol)
     for name in ("logprob", "self_certainty_after", "entropy_after", "max_logprob_after"):
         assert_close(getattr(after, name)[1:], getattr(before, name)[1:], atol)
-    assert_close(torch.softmax(moved, -1), torch.softmax(f, -1), min(1.0, atol))
+    assert_close(torch.softmax(moved, -1), torch.softmax(f.float() if f.dtype.itemsize < 4 else f, -1), min(1.0, atol))
 
 
 @on_random(texts())

@@ -1,9 +1,13 @@
 """The sentence explorer without a screen: every control redraws, and shows what the plain functions show."""
 
+import html
+import re
+
 import pytest
 
 from utils.gauge import GAUGES, in_gauge
 from utils.load import load_lm
+from utils.page.plots import visible
 from utils.page.widgets import SENTENCE_COLUMNS, sentence_explorer
 from utils.score import score
 
@@ -40,19 +44,31 @@ def test_the_other_sign_turns_spills_around_and_nothing_else(box):
     assert box.sentence.value == said
 
 
-def test_another_sentence_is_scored_and_escaped(box):
+@pytest.mark.parametrize("sentence", [
+    "On Monday, Ada buys <b>tea</b> & rice.", "<script>boom()</script><img src=x onerror=boom()>", "$$ Ada pays $5",
+    "עדה קונה תה", "👩‍👧 buys 🏳️‍🌈", "Ada\x00 buys \x1b[31mtea", "Ada \u202esyub\u202c tea",
+], ids=ascii)  # fmt: skip
+def test_another_sentence_is_scored_and_escaped(lm, box, sentence):
     first = box.sentence.value
-    box.controls["sentence"].value = "On Monday, Ada buys <b>tea</b> & rice."
-    assert box.sentence.value != first and "<b>" not in box.sentence.value + box.picture.value
+    box.controls["sentence"].value = sentence
+    shown = box.sentence.value + box.picture.value
+    assert box.sentence.value != first and "nats" in box.sentence.value and "Not this one" not in box.sentence.value
+    assert {*re.findall(r"<(\w+)", shown)} == {"div", "span", "small"}
+    assert not {*"\x00\x1b\u202e"} & {*shown} and shown.encode()
+    tokens = [html.unescape(token) for token in re.findall(r"anywhere\">(.*?)<small", box.picture.value)]
+    assert tokens == [visible(token) for token in score(lm, [sentence]).token]
 
 
 @pytest.mark.parametrize(
     ("sentence", "wrong", "remedy"),
-    [("   ", "the text is empty", "at least one word"), ("tea and rice " * 60, "model&#x27;s window is", "shorten it")],
+    [("   ", "the text is empty", "at least one word"), ("tea and rice " * 60, "model&#x27;s window is", "shorten it"),
+     ("tea 🙂 " * 20_000, "model&#x27;s window is", "shorten it"), ("tea \ud800", "half a character", "remove it")],
+    ids=["blank", "long", "very long", "half a character"],
 )
 def test_a_sentence_that_cannot_be_read_is_answered_with_a_remedy_and_clears_the_picture(box, sentence, wrong, remedy):
     first = box.picture.value
     box.controls["sentence"].value = sentence
     assert wrong in box.sentence.value and remedy in box.sentence.value and box.picture.value == ""
+    assert len(box.sentence.value) < 300 and box.sentence.value.encode()
     box.controls["sentence"].value = TEXT
     assert box.picture.value == first

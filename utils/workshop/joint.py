@@ -10,6 +10,7 @@ import pandas as pd
 from .. import DATA
 from ..load import LM, load_lm
 from ..score import score_tokens
+from .whole import whole
 
 SEED = 20261125
 MEASURED = {  # at c_t, from which token t + 1 is chosen
@@ -56,7 +57,8 @@ def joint(lm: LM, texts: pd.DataFrame) -> pd.DataFrame:
 
 if __name__ == "__main__":
     table = joint(load_lm("llama"), texts())
-    table.to_parquet(DATA / "recorded" / "llama-joint.parquet", index=False, compression="zstd")
+    with whole(DATA / "recorded" / "llama-joint.parquet") as file:
+        table.to_parquet(file, index=False, compression="zstd")
     print(
         table.groupby(["source", "kind"]).agg({"text": "nunique", "t": "size", "V": "mean", "m": "mean", "K": "mean"})
     )

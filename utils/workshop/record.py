@@ -25,6 +25,7 @@ from ..load import LM, load_lm
 from ..score import score_continuations
 from ..write import generate
 from .questions import key, normal
+from .whole import whole
 
 SEED = 20261125
 NEW_TOKENS = 16
@@ -167,10 +168,9 @@ def kept_relations(answers: pd.DataFrame, questions: pd.DataFrame) -> list[str]:
 def once(path: Path, make) -> pd.DataFrame:
     """The table at `path`; made and written, whole or not at all, if it is not there."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         table = make().reset_index(drop=True)
-        table.to_parquet(path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        with whole(path) as file:
+            table.to_parquet(file)
     return pd.read_parquet(path)
 
 
@@ -245,7 +245,8 @@ def main() -> None:
     prefixes = pd.read_json(DATA / "questions-prefixes.json").to_dict("records")
     answers, tokens = record(load_lm("llama"), questions, prefixes)
     for name, table in (("answers", answers), ("tokens", tokens)):
-        table.to_parquet(DATA / "recorded" / f"llama-{name}.parquet", index=False, compression="zstd")
+        with whole(DATA / "recorded" / f"llama-{name}.parquet") as file:
+            table.to_parquet(file, index=False, compression="zstd")
     print(answers.groupby("way").right.agg(["size", "mean"]))
 
 

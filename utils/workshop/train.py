@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -22,9 +22,11 @@ from ..almanac import BOS, EOS, PAD, Almanac
 from ..energy import potentials
 from .documents import SEED
 from .law import live_tokens, sample
+from .whole import whole
 
 WINDOW = 64  # positions; the longest document has 27 tokens with its BOS
 TOKENS_PER_DOCUMENT = 12.9  # the constant the loss is divided by: expected tokens to predict
+SAVE_EVERY = 500  # steps, for a run to go on from when it was interrupted
 RECORD_AT = (0, 10, 30, 100, 200, 400, 700, 1000, 1600, 2500, 4000, 6000, 8000)
 
 
@@ -130,7 +132,7 @@ def train(name: str, recipe: Recipe, progress: bool = True, write: bool = True):
         optimizer.zero_grad()
         if step % 100 == 0:
             bar.set_postfix(loss=f"{running:.3f}")
-        if write and step % 500 == 499:
+        if write and (step + 1) % SAVE_EVERY == 0:
             save_scratch(scratch, step + 1, model, optimizer, schedule, record)
     if record:
         record.write(name)
@@ -138,13 +140,12 @@ def train(name: str, recipe: Recipe, progress: bool = True, write: bool = True):
 
 
 def save_scratch(path, step: int, model, optimizer, schedule, record) -> None:
-    """Everything needed to go on after an interruption; written beside, then moved, so it is never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Everything needed to go on after an interruption. OSError if there is no room; the file before it stays."""
     parts = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
              "schedule": schedule.state_dict(), "steps": record.steps,
              "rows": [torch.from_numpy(rows) for rows in record.rows]}  # fmt: skip
-    torch.save(parts, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
+    with whole(path) as file:
+        torch.save(parts, file)
 
 
 def resume(path, model, optimizer, schedule, record) -> int:
@@ -167,19 +168,22 @@ def rounded(model, recipe: Recipe, almanac: Almanac):
 
 def export(model, almanac: Almanac, name: str, recipe: Recipe, step: int) -> None:
     """Write a model folder that `from_pretrained` reads: float16 safetensors, loaded as float32."""
-    folder = DATA / "models" / name
+    folder = ROOT / "build" / "train" / name  # moved when it is whole
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model.config.dtype = torch.float32
     model.config.save_pretrained(folder)
     tied = {"lm_head.weight"} if recipe.architecture == "gpt2" else set()
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items() if k not in tied}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with whole(folder / "model.safetensors") as file:
+        file.write(save(weights, metadata={"format": "pt"}))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=almanac.tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, model_max_length=WINDOW
     )
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps({**vars(recipe), "step": step}, indent=1) + "\n")
+    shutil.rmtree(DATA / "models" / name, ignore_errors=True)
+    shutil.move(folder, DATA / "models" / name)
 
 
 def recorded_prefixes(almanac: Almanac) -> dict[str, np.ndarray]:
@@ -260,11 +264,11 @@ class Recorder:
     def write(self, name: str) -> None:
         """`data/recorded/NAME.npz`: steps, the columns as [steps, 5000], and the prefixes in a file of their own."""
         folder = DATA / "recorded"
-        folder.mkdir(exist_ok=True)
         values = np.stack(self.rows)
         columns = {column: values[:, :, j] for j, column in enumerate(self.COLUMNS)}
-        np.savez_compressed(folder / f"{name}.npz", steps=np.array(self.steps), **columns)
-        np.savez_compressed(folder / "prefixes.npz", **self.prefixes)
+        for file_name, arrays in ((name, {"steps": np.array(self.steps), **columns}), ("prefixes", self.prefixes)):
+            with whole(folder / f"{file_name}.npz") as file:
+                np.savez_compressed(file, **arrays)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -38,6 +38,7 @@ from ..images import (
     to_bytes,
 )
 from ..records import FOLDER, fingerprint
+from .whole import whole
 
 SEEDS = (1, 2, 3)
 RECORD_AT = (0, 30, 100, 300, 900)  # and the last step
@@ -214,13 +215,12 @@ def rounded(model: FeatureClassifier, recipe: Recipe) -> FeatureClassifier:
 
 
 def save_scratch(scratch: Path | None, step: int, parts: dict, log: dict) -> None:
-    """Everything needed to go on after an interruption; written beside, then moved, so it is never half a file."""
+    """Everything needed to go on after an interruption. OSError if there is no room; the file before it stays."""
     if scratch is None:
         return
-    scratch.parent.mkdir(parents=True, exist_ok=True)
     state = {key: part.state_dict() for key, part in parts.items()}
-    torch.save({"step": step, "log": log, **state}, scratch.with_suffix(".new"))
-    scratch.with_suffix(".new").replace(scratch)
+    with whole(scratch) as file:
+        torch.save({"step": step, "log": log, **state}, file)
 
 
 def resume(scratch: Path | None, parts: dict) -> tuple[int, dict]:
@@ -309,7 +309,8 @@ def export(model: FeatureClassifier, recipe: Recipe, card: dict) -> None:
     folder = DATA / "models" / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with whole(folder / "model.safetensors") as file:
+        file.write(save(weights, metadata={"format": "pt"}))
     config = {"widths": recipe.widths, "features": recipe.features, "classes": 10}
     (folder / "config.json").write_text(json.dumps(config) + "\n")
     (folder / "recipe.json").write_text(json.dumps({**asdict(recipe), **card}, indent=1) + "\n")
@@ -317,9 +318,9 @@ def export(model: FeatureClassifier, recipe: Recipe, card: dict) -> None:
 
 def write_record(name: str, tensors: dict[str, Tensor], card: dict) -> None:
     """`data/recorded/NAME.safetensors`, and beside it the card that `utils.records.recorded` checks."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    save_file(tensors, FOLDER / f"{name}.safetensors")
+    with whole(FOLDER / f"{name}.safetensors") as file:
+        file.write(save(tensors))
     card = {**card, "sha256": {key: fingerprint(tensor) for key, tensor in sorted(tensors.items())}}
     (FOLDER / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
 
