@@ -1,6 +1,7 @@
 """What texts have in common is read once; your own model is as welcome as ours."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -153,6 +154,16 @@ def test_a_pair_of_model_and_tokenizer_is_scored_and_writes_like_ours(lm):
     pd.testing.assert_frame_equal(score(pair, PROMPTS), score(lm, PROMPTS))
     assert generate(pair, PROMPTS, max_new_tokens=3)[0] == generate(lm, PROMPTS, max_new_tokens=3)[0]
     assert isinstance(as_lm(pair), LM) and as_lm(lm) is lm
+
+
+def test_your_own_model_goes_by_where_it_came_from_or_by_its_class(lm):
+    model = copy.deepcopy(lm.model)
+    for path, name in (("someone/some-model", "someone/some-model"), ("", "LlamaForCausalLM")):
+        model.config.name_or_path = path
+        own = as_lm([model, lm.tokenizer])
+        assert (own.name, own.source, own.provenance, own.stand_in) == (name, "yours", f"{name} (yours)", False)
+    without = SimpleNamespace(training=False, config=object(), get_output_embeddings=None)
+    assert as_lm((without, lm.tokenizer)).name == "SimpleNamespace"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -9,11 +9,22 @@ import torch
 from conftest import FIELDS, assert_same_energies, stranger, tiny, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from utils.energy import token_energies
 from utils.load import LM, load_lm
 from utils.reading import score_ids
-from utils.score import answer_rows, encode, find_answer, score, score_continuations, score_tokens, spoil
+from utils.score import (
+    Window,
+    answer_rows,
+    encode,
+    find_answer,
+    score,
+    score_continuations,
+    score_tokens,
+    spoil,
+    windows,
+)
 
 TEXTS = [
     "The capital of France is Paris.", "On Monday, Ada buys tea.", "12 plus 34 is 46.",
@@ -152,6 +163,7 @@ def test_token_ids_are_refused_by_the_number_of_their_row(lm):
 ])  # fmt: skip
 def test_a_bar_is_shown_when_it_is_asked_for_and_only_then(lm, many, capfd):
     many(lm)
+    score_tokens(lm, [[5, 6, 7]])
     assert capfd.readouterr().err == ""
     many(lm, progress=True)
     assert capfd.readouterr().err.lstrip("\r").startswith("score: ")
@@ -173,6 +185,39 @@ def test_a_long_text_is_refused_by_default_and_slid_over_on_request(lm):
     assert table[FIELDS].notna().all(axis=None)
     head = score(lm, [LONG[:120]])
     np.testing.assert_allclose(table.spilled[:20], head.spilled[:20], atol=tolerance(table))
+
+
+def test_a_text_that_just_fits_is_read_at_once_and_a_longer_one_in_windows_that_overlap_by_half():
+    ids = list(range(23))
+    assert windows(0, ids[:10], 1, 10) == [Window(ids[:10], 1)] == windows(0, ids[:10], 1, None)
+    assert windows(0, ids[:2], 1, 10) == [Window(ids[:2], 1)]
+    assert windows(0, ids, 1, 10, "slide") == [
+        Window(ids[:10], 1), Window(ids[5:15], 5), Window(ids[10:20], 5), Window(ids[13:], 7)
+    ]  # fmt: skip
+
+
+def test_a_bos_is_put_before_a_text_as_you_say_and_never_twice(lm):
+    one, insisted, without = (score(lm, TEXTS[0], bos=bos) for bos in ("auto", True, False))
+    pd.testing.assert_frame_equal(one, insisted)
+    assert without.logprob.isna().sum() == 1
+    adds_its_own = copy.deepcopy(lm.tokenizer)
+    start = (lm.tokenizer.bos_token, lm.tokenizer.bos_token_id)
+    adds_its_own._tokenizer.post_processor = TemplateProcessing(single=f"{start[0]} $A", special_tokens=[start])
+    assert adds_its_own(TEXTS[0]).input_ids[0] == start[1]
+    pd.testing.assert_frame_equal(score((lm.model, adds_its_own), TEXTS[0]), one)
+    bare = copy.deepcopy(lm.tokenizer)
+    bare.bos_token = None
+    pd.testing.assert_frame_equal(score((lm.model, bare), TEXTS[0], bos=False), without)
+    with pytest.raises(ValueError, match="has no BOS token; use bos='auto'"):
+        score((lm.model, bare), TEXTS[0], bos=True)
+
+
+def test_one_text_is_as_good_as_a_list_and_a_bad_one_goes_by_its_number(lm):
+    pd.testing.assert_frame_equal(score(lm, TEXTS[0]), score(lm, TEXTS[:1]))
+    with pytest.raises(ValueError, match=r"texts\[1\] has \d+ tokens"):
+        score(lm, [TEXTS[0], LONG])
+    with pytest.raises(ValueError, match=r"texts\[0\] is empty"):
+        encode(lm, "")
 
 
 def test_a_sliding_window_gives_each_token_at_least_half_a_window_of_context(lm):

@@ -131,7 +131,6 @@ def score_continuations(
 class Window:
     """A piece of a text to be scored at once; rows before `keep` belong to an earlier piece, the prompt or the BOS."""
 
-    text: int
     ids: list[int]
     keep: int
 
@@ -201,14 +200,14 @@ def windows(
     if len(ids) < 2:
         raise ValueError(f"texts[{text}] has one token and no BOS before it; a spill needs two")
     if window is None or len(ids) <= window:
-        return [Window(text, ids, prefix)]
+        return [Window(ids, prefix)]
     if too_long != "slide":
         remedy = "shorten it, or pass too_long='slide'" if too_long else "shorten it"
         raise ValueError(f"texts[{text}] has {len(ids)} tokens, the model's window is {window}: {remedy}")
-    pieces, done = [Window(text, ids[:window], prefix)], window
+    pieces, done = [Window(ids[:window], prefix)], window
     while done < len(ids):
         stop = min(done + window // 2, len(ids))
-        pieces.append(Window(text, ids[stop - window : stop], window - (stop - done)))
+        pieces.append(Window(ids[stop - window : stop], window - (stop - done)))
         done = stop
     return pieces
 

@@ -144,7 +144,7 @@ def measure_ragged(texts: int = 24, batch: int = 8, runs: int = 3) -> pd.DataFra
     model, rng = build("SmolLM2"), np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(90), 1.2, texts).astype(int), 8, 1024)
     lm = LM(model, None, "random SmolLM2", "folder", "random SmolLM2")
-    jobs = [Window(i, rng.integers(0, 49152, n).tolist(), 0) for i, n in enumerate(lengths)]
+    jobs = [Window(rng.integers(0, 49152, n).tolist(), 0) for n in lengths]
 
     def naive():
         for part in (jobs[i : i + batch] for i in range(0, texts, batch)):
