@@ -48,7 +48,7 @@ def book(tmp_path_factory):
     made = tmp_path_factory.mktemp("book")
     command = re.search(r"bin/python (-m sphinx .*) --doctree-dir", (ROOT / "Makefile").read_text("utf-8"))[1].split()
     folders = ["--doctree-dir", str(made / "doctrees"), "-c", "notebooks/book", ".", str(made / "html")]
-    run = subprocess.run([str(python), *command, *folders], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([str(python), *command, *folders], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert run.returncode == 0 and "--fail-on-warning" in command, run.stderr
     return made / "html"
 

@@ -57,7 +57,7 @@ def dry_run(folder, python, target="lab", **variables) -> str:
     (folder / ".venv" / "bin" / "python").symlink_to(python)
     (folder / ".venv" / "installed").touch()
     clean = {name: value for name, value in os.environ.items() if "SPILLED" not in name and "MAKE" not in name}
-    return subprocess.run(["make", "--dry-run", target], cwd=folder, capture_output=True, text=True, check=True,
+    return subprocess.run(["make", "--dry-run", target], cwd=folder, capture_output=True, encoding="utf-8", check=True,
                           env=clean | variables).stdout  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_an_old_python_gets_one_sentence_and_no_venv(tmp_path):
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy2(ROOT / name, tmp_path)
     run = subprocess.run(["make", ".venv/installed", f"PYTHON={old_python(tmp_path)}"], cwd=tmp_path,
-                         capture_output=True, text=True)  # fmt: skip
+                         capture_output=True, encoding="utf-8")  # fmt: skip
     assert run.returncode != 0 and "Python 3.11 or newer is needed" in run.stderr
     assert not (tmp_path / ".venv").exists() and "Setting up" not in run.stdout
 
@@ -161,7 +161,7 @@ for ask in (almanac.Almanac, almanac.read_facts, images.load_classifier):
     except FileNotFoundError as error:
         print(error)
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True,
+    run = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, encoding="utf-8",
                          env={"PYTHONPATH": str(site), "PATH": os.environ["PATH"]})  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "spilled" in run.stdout  # the table

@@ -104,7 +104,7 @@ def peak_memory(variant: str, case: int) -> float:
     """Peak resident memory of a fresh process that runs one variant of a case, in MB."""
     command = [sys.executable, __file__, "--memory", variant, "--case", str(case)]
     env = os.environ | GIVE_BACK
-    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
+    return float(subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=env).stdout)
 
 
 def measure_case(number: int) -> pd.DataFrame:
