@@ -175,6 +175,26 @@ def test_ci_calls_the_test_command_of_the_readme():
     assert all(f"\n{target}:" in makefile for target in ("lab", "test", "notebooks", "train", "bench"))
 
 
+def commands() -> list[str]:
+    """What `.ci/run` runs, with the recipe of `make test` in place, up to the first variable and without set-up."""
+    script, makefile = (path.read_text("utf-8") for path in (ROOT / ".ci" / "run", ROOT / "Makefile"))
+    recipe = re.search(r"^test: \.venv/installed.*\n((?:\t.*\n)+)", makefile, re.M)[1].replace("$(if $(CHECKED),", "")
+    script = script.replace("\nmake test\n", "\n" + recipe.replace("$(BIN)", ".venv/bin"))
+    lines = re.findall(r"^\t?(?:\.venv/bin/(?!pip)|(?=make))(.+)", script, re.M)
+    return [line.split(" $(")[0] for line in lines]
+
+
+def test_the_table_of_what_ci_runs_has_every_command_and_no_other():
+    page, makefile = ((ROOT / name).read_text("utf-8") for name in (".github/CONTRIBUTING.md", "Makefile"))
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.*?) \|", page.split("## What CI runs")[1].split("\n## ")[0], re.M))
+    assert [*rows] == commands() and len(rows) == 7
+    exact = re.findall(r"(\d\d)_\*", re.search(r"^EXACT := .*", makefile, re.M)[0])
+    lessons = [path.name[:2] for path in sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))]
+    for option, numbers in (("--nbval", exact), ("--nbval-lax", [n for n in lessons if n not in exact])):
+        [covers] = [what for command, what in rows.items() if command.endswith(option)]
+        assert re.findall(r"\b\d\b", covers) == [str(int(n)) for n in numbers]
+
+
 def test_workflows_test_each_push_and_run_the_real_models_on_a_schedule():
     folder = ROOT / ".github" / "workflows"
     loaded = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in folder.glob("*.yml")}

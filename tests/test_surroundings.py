@@ -1,18 +1,21 @@
 """Where the course runs: any folder, another `utils` beside it, no ipywidgets, the C locale, 1, 2 or 8 threads.
 
-Each claim is tried in a process of its own, since a process cannot change where it runs. Other versions of Python and
-of the libraries are a workflow's, `surroundings.yml`.
+Each claim is tried in a process of its own, since a process cannot change where it runs. Other releases of Python and
+of the libraries are tried by a workflow, `surroundings.yml`.
 """
 
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from utils import ROOT
 from utils.page import widgets
@@ -215,3 +218,21 @@ def test_one_two_and_eight_threads_print_the_same_digits(tmp_path):
     codes = {n: f"{SCORES}{REST}assert torch.get_num_threads() == {n}" for n in (1, 2, 8)}
     one, two, eight = (fresh(code, tmp_path / "do.py", tmp_path, others=threads(n)) for n, code in codes.items())
     assert one == two == eight and one.count("\n") > 70
+
+
+def test_a_workflow_tries_the_oldest_and_newest_releases_on_every_python_and_the_page_says_what_came_of_it():
+    github = ROOT / ".github"
+    text, page = ((github / name).read_text("utf-8") for name in ("workflows/surroundings.yml", "CONTRIBUTING.md"))
+    workflow = yaml.safe_load(text)
+    matrix = workflow["jobs"]["linux"]["strategy"]["matrix"]
+    assert "schedule" in workflow[True]  # YAML reads `on` as true
+    assert matrix == {"python": ["3.11", "3.12", "3.13"], "resolution": ["lowest-direct", "highest"]}
+    assert re.search(r"LLAMA := (\S+)", (ROOT / "Makefile").read_text("utf-8"))[1] in text
+    rows = set(re.findall(r"^\| (3\.\d\d)\.\d+, (\w+) \|", page, re.M))
+    assert rows == {(python, age) for python in matrix["python"] for age in ("oldest", "newest")}
+
+
+def test_every_dependency_says_how_old_it_may_be():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = sum(project["optional-dependencies"].values(), project["dependencies"])
+    assert len(needed) > 25 and all(re.match(r"[\w\[\]-]+>=[\d.]+", line) for line in needed), needed
