@@ -46,9 +46,9 @@ def book(tmp_path_factory):
     if not (python.parents[1] / "installed").exists():
         pytest.skip("run `make book` first: it installs what pages are made with")
     made = tmp_path_factory.mktemp("book")
-    command = re.search(r"bin/python (-m sphinx .*) --doctree-dir", (ROOT / "Makefile").read_text())[1].split()
+    command = re.search(r"bin/python (-m sphinx .*) --doctree-dir", (ROOT / "Makefile").read_text("utf-8"))[1].split()
     folders = ["--doctree-dir", str(made / "doctrees"), "-c", "notebooks/book", ".", str(made / "html")]
-    run = subprocess.run([str(python), *command, *folders], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([str(python), *command, *folders], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert run.returncode == 0 and "--fail-on-warning" in command, run.stderr
     return made / "html"
 
@@ -104,7 +104,7 @@ MOVING = [page for page in PAGES if explorables(page)]
 def test_every_notebook_and_text_is_a_page(book, links):
     made = {str(path.relative_to(book).with_suffix("")) for path in links}
     assert made == {*PAGES, "index", "search", "genindex"}
-    assert f"url={FRONT}.html" in (book / "index.html").read_text()
+    assert f"url={FRONT}.html" in (book / "index.html").read_text("utf-8")
 
 
 def test_every_link_inside_the_book_leads_to_a_page_or_file_and_to_a_place_on_it(links):

@@ -69,7 +69,7 @@ def lab(stored):
     environment = {**os.environ, **folders, "IPYTHONDIR": str(home), "PYTHONPATH": str(ROOT)}
     options = [f"--ServerApp.root_dir={stored.parent}", "--IdentityProvider.token=", "--ServerApp.password=",
                "--no-browser", "--allow-root", "--LabApp.news_url=None"]  # fmt: skip
-    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=environment, text=True,
+    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=environment, encoding="utf-8",
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
     try:
         address = next(word for line in server.stderr for word in line.split() if word.startswith("http://"))

@@ -66,7 +66,7 @@ def test_the_record_is_that_of_the_shipped_weights(name, kind):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_recorded_logits_have_the_accuracy_that_the_recipe_states(name):
-    recipe = json.loads((DATA / "models" / name / "recipe.json").read_text())
+    recipe = json.loads((DATA / "models" / name / "recipe.json").read_text("utf-8"))
     logits = recorded(name)
     assert train_images.accuracy(logits["test"], logits["labels/test"]) == pytest.approx(recipe["test"], abs=2e-4)
 
@@ -81,7 +81,7 @@ def test_the_pictures_themselves_give_the_recorded_logits_and_accuracy(seed):
     if fingerprint(test.pixels) != known:
         pytest.skip("the pictures at hand are not the JPEG copies on record")
     features, logits = images.read_features(images.load_classifier(DATA / "models" / f"cifar10-{seed}"), test.pixels)
-    stated = json.loads((DATA / "models" / f"cifar10-{seed}" / "recipe.json").read_text())["test"]
+    stated = json.loads((DATA / "models" / f"cifar10-{seed}" / "recipe.json").read_text("utf-8"))["test"]
     assert train_images.accuracy(logits, test.labels) == pytest.approx(stated, abs=2e-4)
     kept = recorded(f"cifar10-{seed}")
     close(logits, kept["test"])
@@ -106,7 +106,7 @@ def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names
     train_images.main()
     logits, about = recorded("cifar10-7"), card("cifar10-7")
     model = images.load_classifier(tmp_path / "models" / "cifar10-7")
-    assert json.loads((tmp_path / "models" / "cifar10-7" / "recipe.json").read_text())["seed"] == 7
+    assert json.loads((tmp_path / "models" / "cifar10-7" / "recipe.json").read_text("utf-8"))["seed"] == 7
     read = {name: train_images.read_pictures(tmp_path / f"{name}-0.parquet") for name in files}
     pixels = {name: read[name].pixels for name in ("test", *UNKNOWN)}
     pixels["mixed pairs"] = images.as_jpeg(train_images.mixed_pairs(pixels["test"][:20]))

@@ -87,7 +87,7 @@ def test_another_file_is_refused_with_the_remedy(wheel, content):
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(wheel, monkeypatch, tmp_path):
-    (tmp_path / "full").write_text("a file where a folder should be")
+    (tmp_path / "full").write_text("a file where a folder should be", "utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
     with pytest.raises(ValueError, match=r"could not be written to .*; make 0.6 GB of room there, or name another"):
         packaged.converted(wheel[0])

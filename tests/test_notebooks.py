@@ -61,7 +61,8 @@ class Row(NamedTuple):
 
 @cache
 def front_page() -> dict[str, Row]:
-    table = re.findall(r"^\| \[(.+?)\]\(notebooks/(.+?)\) \|.*?\| (\d+) \|", (ROOT / "README.md").read_text(), re.M)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = re.findall(r"^\| \[(.+?)\]\(notebooks/(.+?)\) \|.*?\| (\d+) \|", readme, re.M)
     return {file: Row(name, int(minutes)) for name, file, minutes in table}
 
 

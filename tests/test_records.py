@@ -38,6 +38,6 @@ def test_an_altered_record_is_noticed(monkeypatch, tmp_path):
     recorded("cifar10-1")
     about = card("cifar10-1")
     about["sha256"]["mnist"] = "0" * 64
-    (tmp_path / "cifar10-1.json").write_text(json.dumps(about))
+    (tmp_path / "cifar10-1.json").write_text(json.dumps(about), "utf-8")
     with pytest.raises(ValueError, match="cifar10-1: mnist is not what was recorded"):
         recorded("cifar10-1")

@@ -16,7 +16,7 @@ import yaml
 
 from utils import DATA, ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PACKAGES = {"IPython": "ipython", "jupyter_client": "jupyter-client",
             "PIL": "pillow", "huggingface_hub": "huggingface-hub", "sklearn": "scikit-learn",
             "yaml": "pyyaml"}  # fmt: skip
@@ -41,7 +41,7 @@ def imported(pattern):
 
 
 def test_environment_yml_installs_this_package_with_conda_forge_python():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     assert environment["channels"] == ["conda-forge"]
     packages = [p for p in environment["dependencies"] if isinstance(p, str)]
     assert any(p.startswith("python>=3.11") for p in packages) and "pip" in packages
@@ -57,7 +57,7 @@ def dry_run(folder, python, target="lab", **variables) -> str:
     (folder / ".venv" / "bin" / "python").symlink_to(python)
     (folder / ".venv" / "installed").touch()
     clean = {name: value for name, value in os.environ.items() if "SPILLED" not in name and "MAKE" not in name}
-    return subprocess.run(["make", "--dry-run", target], cwd=folder, capture_output=True, text=True, check=True,
+    return subprocess.run(["make", "--dry-run", target], cwd=folder, capture_output=True, encoding="utf-8", check=True,
                           env=clean | variables).stdout  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def old_python(folder):
     old = folder / "python3.9"
     old.write_text(f"""#!/bin/sh
 exec {sys.executable} -c 'import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])' "$2"
-""")
+""", "utf-8")
     old.chmod(0o755)
     return old
 
@@ -83,7 +83,7 @@ def test_an_old_python_gets_one_sentence_and_no_venv(tmp_path):
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy2(ROOT / name, tmp_path)
     run = subprocess.run(["make", ".venv/installed", f"PYTHON={old_python(tmp_path)}"], cwd=tmp_path,
-                         capture_output=True, text=True)  # fmt: skip
+                         capture_output=True, encoding="utf-8")  # fmt: skip
     assert run.returncode != 0 and "Python 3.11 or newer is needed" in run.stderr
     assert not (tmp_path / ".venv").exists() and "Setting up" not in run.stdout
 
@@ -96,23 +96,24 @@ def test_make_lab_tries_the_real_models_and_keeps_to_those_that_are_named(tmp_pa
 
 def test_binder_sets_up_what_make_lab_does_with_one_model_for_everybody():
     binder = ROOT / ".binder"
-    environment = yaml.safe_load((binder / "environment.yml").read_text())
+    environment = yaml.safe_load((binder / "environment.yml").read_text("utf-8"))
     assert environment["channels"] == ["conda-forge"] and "pip" in environment["dependencies"]
     assert environment["dependencies"][0] in ("python=3.11", "python=3.12", "python=3.13")
     for name in ("postBuild", "start"):
         assert os.access(binder / name, os.X_OK)
         assert subprocess.run(["bash", "-n", binder / name]).returncode == 0
-    lines = (binder / "postBuild").read_text().splitlines()
-    assert lines[-1].removeprefix("python") in (ROOT / "Makefile").read_text()  # the Llama is written out the same way
-    assert "SPILLED_ENERGY_MODELS=bundled" in (binder / "start").read_text()
+    lines, makefile = (path.read_text("utf-8") for path in (binder / "postBuild", ROOT / "Makefile"))
+    assert lines.splitlines()[-1].removeprefix("python") in makefile  # the Llama is written out the same way
+    assert "SPILLED_ENERGY_MODELS=bundled" in (binder / "start").read_text("utf-8")
 
 
 def test_every_page_that_installs_names_this_folder_or_the_pinned_file_of_the_llama():
     """Static: these lines are read, not run. (`make` itself is run by whoever runs this test.)"""
-    llama = re.search(r"LLAMA := (\S+)", (ROOT / "Makefile").read_text())[1]
+    llama = re.search(r"LLAMA := (\S+)", (ROOT / "Makefile").read_text("utf-8"))[1]
     pages = [ROOT / "README.md", ROOT / "environment.yml", ROOT / ".binder" / "postBuild",
              *ROOT.glob("notebooks/book/*.md"), *ROOT.glob(".github/*.md")]  # fmt: skip
-    said = [(page.name, line) for page in pages for line in re.findall(r"pip install([^\n`&;)]*)", page.read_text())]
+    texts = {page: page.read_text("utf-8") for page in pages}
+    said = [(page, line) for page, text in texts.items() for line in re.findall(r"pip install([^\n`&;)]*)", text)]
     for page, line in said:
         words = [word.strip("\"'") for word in line.split()]
         wanted = [word for word in words if not word.startswith("-") and word != "--upgrade"]
@@ -147,8 +148,8 @@ def test_an_ordinary_installation_works_beside_another_utils_and_without_data(tm
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     shutil.copytree(ROOT / "utils", site / "spilled_energy", ignore=shutil.ignore_patterns("__pycache__"))
     (elsewhere / "utils").mkdir(parents=True)
-    (elsewhere / "utils" / "__init__.py").write_text("raise ImportError('the wrong utils')")
-    lines = re.search(r"```python\n(from transformers.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    (elsewhere / "utils" / "__init__.py").write_text("raise ImportError('the wrong utils')", "utf-8")
+    lines = re.search(r"```python\n(from transformers.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[1]
     assert lines.count("\n") == 5 and "spilled_energy.score" in lines
     rooms = ", ".join(sorted(path.stem for path in (ROOT / "utils").glob("[a-z]*.py")))
     code = f"""
@@ -160,7 +161,7 @@ for ask in (almanac.Almanac, almanac.read_facts, images.load_classifier):
     except FileNotFoundError as error:
         print(error)
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True,
+    run = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, encoding="utf-8",
                          env={"PYTHONPATH": str(site), "PATH": os.environ["PATH"]})  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "spilled" in run.stdout  # the table
@@ -168,31 +169,51 @@ for ask in (almanac.Almanac, almanac.read_facts, images.load_classifier):
 
 
 def test_ci_calls_the_test_command_of_the_readme():
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
-    assert "make test" in (ROOT / "README.md").read_text()
-    makefile = (ROOT / "Makefile").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "make test" in (ROOT / "README.md").read_text("utf-8")
+    makefile = (ROOT / "Makefile").read_text("utf-8")
     assert all(f"\n{target}:" in makefile for target in ("lab", "test", "notebooks", "train", "bench"))
+
+
+def commands() -> list[str]:
+    """What `.ci/run` runs, with the recipe of `make test` in place, up to the first variable and without set-up."""
+    script, makefile = (path.read_text("utf-8") for path in (ROOT / ".ci" / "run", ROOT / "Makefile"))
+    recipe = re.search(r"^test: \.venv/installed.*\n((?:\t.*\n)+)", makefile, re.M)[1].replace("$(if $(CHECKED),", "")
+    script = script.replace("\nmake test\n", "\n" + recipe.replace("$(BIN)", ".venv/bin"))
+    lines = re.findall(r"^\t?(?:\.venv/bin/(?!pip)|(?=make))(.+)", script, re.M)
+    return [line.split(" $(")[0] for line in lines]
+
+
+def test_the_table_of_what_ci_runs_has_every_command_and_no_other():
+    page, makefile = ((ROOT / name).read_text("utf-8") for name in (".github/CONTRIBUTING.md", "Makefile"))
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.*?) \|", page.split("## What CI runs")[1].split("\n## ")[0], re.M))
+    assert [*rows] == commands() and len(rows) == 7
+    exact = re.findall(r"(\d\d)_\*", re.search(r"^EXACT := .*", makefile, re.M)[0])
+    lessons = [path.name[:2] for path in sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))]
+    for option, numbers in (("--nbval", exact), ("--nbval-lax", [n for n in lessons if n not in exact])):
+        [covers] = [what for command, what in rows.items() if command.endswith(option)]
+        assert re.findall(r"\b\d\b", covers) == [str(int(n)) for n in numbers]
 
 
 def test_workflows_test_each_push_and_run_the_real_models_on_a_schedule():
     folder = ROOT / ".github" / "workflows"
-    loaded = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yml")}
+    loaded = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in folder.glob("*.yml")}
     triggers = {name: workflow[True] for name, workflow in loaded.items()}  # YAML reads `on` as true
     assert "push" in triggers["tests"] and "schedule" in triggers["real-models"]
-    assert "make test" in (folder / "tests.yml").read_text()
-    assert "SPILLED_ENERGY_MODELS" in (folder / "real-models.yml").read_text()
+    assert "make test" in (folder / "tests.yml").read_text("utf-8")
+    assert "SPILLED_ENERGY_MODELS" in (folder / "real-models.yml").read_text("utf-8")
 
 
 def test_citation_and_licences_are_there():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["cff-version"] == "1.2.0" and citation["type"] == "software" and citation["message"]
     assert citation["version"] == PROJECT["version"]
     assert all(one.keys() & {"name", "family-names"} for one in citation["authors"])
     cited = {one["url"]: one for one in citation["references"]}
     for url in ("https://arxiv.org/abs/2602.18671", "https://vaishnavh.github.io/blog/joint-or-conditional"):
-        assert {"type", "title", "authors"} <= cited[url].keys() and url in (ROOT / "README.md").read_text()
-    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
-    assert "CC BY 4.0" in (ROOT / "LICENSE-TEXT").read_text()
+        assert {"type", "title", "authors"} <= cited[url].keys() and url in (ROOT / "README.md").read_text("utf-8")
+    assert (ROOT / "LICENSE").read_text("utf-8").startswith("MIT License")
+    assert "CC BY 4.0" in (ROOT / "LICENSE-TEXT").read_text("utf-8")
 
 
 @pytest.mark.parametrize("room", ["energy", "gauge", "reading", "score", "tabular"])
@@ -203,11 +224,11 @@ def test_the_examples_in_the_docstrings_of_the_rooms_run(room):
 
 
 def test_the_reading_edition_is_published_by_a_workflow_that_may_do_nothing_else():
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text("utf-8"))
     build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
     assert workflow["permissions"] == {"contents": "read"} and "permissions" not in build
     assert publish["permissions"] == {"pages": "write", "id-token": "write"} and publish["needs"] == "build"
     steps = [step.get("run", step.get("uses")) for step in build["steps"]]
     assert "make book" in steps and any(step.startswith("actions/upload-pages-artifact@") for step in steps)
     assert [step["with"]["path"] for step in build["steps"] if "pages" in step.get("uses", "")] == ["build/book"]
-    assert "make book" in (ROOT / ".ci" / "run").read_text()
+    assert "make book" in (ROOT / ".ci" / "run").read_text("utf-8")

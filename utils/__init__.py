@@ -28,6 +28,7 @@ notebook.
 
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,3 +47,9 @@ def versions() -> str:
     """One line on what this notebook runs on."""
     packages = " · ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return f"Python {platform.python_version()} · {packages} · {os.cpu_count()} CPU cores"
+
+
+def say(line: str) -> None:
+    """Print a line. A terminal that lacks a character gets its name, `\\N{CHECK MARK}`, where `print` would raise."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "namereplace").decode(encoding))

@@ -141,7 +141,7 @@ def load_classifier(folder: Path | None = None) -> FeatureClassifier:
     `data_file("models/cifar10-2")` and `data_file("models/cifar10-3")` are two more trainings of the same recipe.
     """
     folder = folder or data_file("models/cifar10-1")
-    model = FeatureClassifier(**json.loads((folder / "config.json").read_text()))
+    model = FeatureClassifier(**json.loads((folder / "config.json").read_text("utf-8")))
     model.load_state_dict({key: v.float() for key, v in load_file(folder / "model.safetensors").items()})
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

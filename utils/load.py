@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import DATA
+from . import DATA, say
 from .fetch import packaged
 from .fetch.hub import cached, download
 from .fetch.packaged import quiet_transformers
@@ -149,5 +149,5 @@ def open_folder(folder: Path, name: str, source: str, origin: str) -> LM:
     size = sum(p.numel() for p in model.parameters())
     start = repr(tokenizer.bos_token) if tokenizer.bos_token_id is not None else "no BOS"
     provenance = f"{name} ({origin}), {size / 1e6:.1f} M parameters, texts start with {start}"
-    print(provenance)
+    say(provenance)
     return LM(model, tokenizer, name, source, provenance)

@@ -88,7 +88,7 @@ def read(model, ids: Tensor, real: Tensor, past: Past | None = None, keep: bool 
     if past:
         options[memory(model)] = past.cache
     step = model.base_model(ids, use_cache=keep or past is not None, **options)
-    return step.last_hidden_state, step[memory(model)] if keep else None
+    return step.last_hidden_state, getattr(step, memory(model), None) if keep else None  # some hand out no such cache
 
 
 def read_logits(model, ids: Tensor, real: Tensor) -> tuple[Potentials, Tensor]:

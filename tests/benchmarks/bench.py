@@ -104,7 +104,7 @@ def peak_memory(variant: str, case: int) -> float:
     """Peak resident memory of a fresh process that runs one variant of a case, in MB."""
     command = [sys.executable, __file__, "--memory", variant, "--case", str(case)]
     env = os.environ | GIVE_BACK
-    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
+    return float(subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=env).stdout)
 
 
 def measure_case(number: int) -> pd.DataFrame:
@@ -240,17 +240,17 @@ def peak_of(variant: str, case: int) -> float:
     model = build(shape, vocab)
     head_of(model)  # tried before anything is measured
     if PEAK.exists():
-        PEAK.write_text("5")
+        PEAK.write_text("5", "utf-8")
     VARIANTS[variant](model, random_ids(model.config.vocab_size, batch, length))
     if not PEAK.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in Path("/proc/self/status").read_text("utf-8").splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def machine() -> str:
     about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
+    lines = about.read_text("utf-8").splitlines() if about.exists() else []
     names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     name = next(names, platform.processor() or "processor")
     memory = psutil.virtual_memory().total / 2**30
@@ -274,7 +274,7 @@ def main() -> None:
     for _, rows in table.groupby("varied", sort=False):
         print(rows.round({"seconds": 2, "fastest": 2, "slowest": 2, "ratio": 3, "extra_mb": 0}).to_string(index=False))
     text = table.round({"seconds": 4, "fastest": 4, "slowest": 4, "ratio": 4, "extra_mb": 1}).to_csv(index=False)
-    RECORD.write_text(f"# {machine()}\n{text}")
+    RECORD.write_text(f"# {machine()}\n{text}", "utf-8")
     plots.cost_curves(table).savefig(FIGURE)
     list_files()
 

@@ -41,7 +41,7 @@ def complete(folder: Path, kind: str) -> bool:
     if kind == "dataset":
         return any(folder.rglob("*.parquet"))
     index = folder / "model.safetensors.index.json"
-    weights = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
+    weights = json.loads(index.read_text("utf-8"))["weight_map"].values() if index.is_file() else ["model.safetensors"]
     tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
     return tokenizer and all((folder / name).is_file() for name in ["config.json", *weights])
 
@@ -57,8 +57,8 @@ def download(hub_id: str, revision: str | None, kind: str = "model") -> tuple[Pa
     others = _half_files(storage)
     command = [sys.executable, "-u", "-m", __name__, hub_id, revision or "main", kind]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    plain_http = os.environ | {"HF_HUB_DISABLE_XET": "1"}  # it can be watched
-    fetching = subprocess.Popen(command, cwd=ROOT, env=plain_http, text=True, **streams)
+    env = os.environ | {"HF_HUB_DISABLE_XET": "1", "PYTHONIOENCODING": "utf-8"}  # plain HTTP can be watched
+    fetching = subprocess.Popen(command, cwd=ROOT, env=env, encoding="utf-8", **streams)
     try:
         return _watch(fetching, hub_id, storage)
     finally:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .. import say
+
 PASS, FAIL = "✓", "✗"
 
 
@@ -30,9 +32,9 @@ def check(claim: str, a, b=True, atol: float = 1e-9) -> None:
     Prints the tolerance, never the residual, so that the line is the same on every machine.
     """
     if b is True:
-        print(f"{PASS if bool(np.all(np.asarray(a))) else FAIL} {claim}")
+        say(f"{PASS if bool(np.all(np.asarray(a))) else FAIL} {claim}")
     else:
-        print(f"{PASS if agree(a, b, atol) else FAIL} {claim} (within {atol:.0e})")
+        say(f"{PASS if agree(a, b, atol) else FAIL} {claim} (within {atol:.0e})")
 
 
 def exercise(name: str, attempt: Callable, expected, hint, atol: float = 1e-6, hints: int = 1) -> None:
@@ -46,7 +48,7 @@ def exercise(name: str, attempt: Callable, expected, hint, atol: float = 1e-6, h
     try:
         value = attempt()
         if value is None:
-            print(f"{name}: not attempted yet")
+            say(f"{name}: not attempted yet")
             return
         good = expected(value) if callable(expected) else agree(value, expected, atol) or mismatch(value, expected)
         wrong = f" {good}." if isinstance(good, str) and good else ""
@@ -54,7 +56,7 @@ def exercise(name: str, attempt: Callable, expected, hint, atol: float = 1e-6, h
     except Exception as error:
         good, wrong = False, f" Your code stopped with {type(error).__name__}: {error}."
     more = f" (Next hint: add hints={hints + 1}.)" if hints < len(steps) else ""
-    print(f"{name}: correct {PASS}" if good else f"{name}: not yet.{wrong} Hint: {' '.join(steps[:hints])}{more}")
+    say(f"{name}: correct {PASS}" if good else f"{name}: not yet.{wrong} Hint: {' '.join(steps[:hints])}{more}")
 
 
 def mismatch(value, expected) -> str:

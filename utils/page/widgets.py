@@ -2,14 +2,15 @@
 
 Each hands named controls and a function `draw` to `explorer`. `draw` takes the controls' values and returns a figure
 from `plots` (or HTML) and a sentence that says what it shows. So whatever a widget shows, a plain call shows too.
+Without ipywidgets each is a sentence that says so, and the rest of a notebook runs.
 """
 
 import html
 import io
 import math
 from collections.abc import Callable, Mapping
+from functools import wraps
 
-import ipywidgets as w
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,18 +19,35 @@ from sklearn.metrics import roc_auc_score
 from ..energy import terms_of
 from . import plots
 
+try:
+    import ipywidgets as w
+except ImportError:
+    w = None
+
 STILL = "Run this notebook to move this; the still picture is above."
+MISSING = "This does not move, as ipywidgets is not installed: run `pip install ipywidgets`, then restart the kernel."
 WIDE = {"width": "500px", "max_width": "100%"}
 
 
-class Explorer(w.VBox):
-    """A box that reads as the line `STILL` where nothing runs."""
+class Explorer(w.VBox if w else object):
+    """A box that reads as the line `STILL` where nothing runs, and as `MISSING` without ipywidgets."""
 
     def __repr__(self) -> str:
-        return STILL
+        return STILL if w else MISSING
 
 
-def explorer(draw: Callable[..., tuple[Figure | str, str]], **controls: w.ValueWidget) -> Explorer:
+def moving(build: Callable[..., Explorer]) -> Callable[..., Explorer]:
+    """Let a function that builds an explorer give an empty one where ipywidgets is missing."""
+
+    @wraps(build)
+    def built(*args, **kwargs) -> Explorer:
+        return build(*args, **kwargs) if w else Explorer()
+
+    return built
+
+
+@moving
+def explorer(draw: Callable[..., tuple[Figure | str, str]], **controls: "w.ValueWidget") -> Explorer:
     """Controls above a sentence and a picture, both redrawn whenever a control changes.
 
     `draw(**values)` gets the value of each control under the control's name. A ValueError, as from a reader's text
@@ -58,7 +76,7 @@ def explorer(draw: Callable[..., tuple[Figure | str, str]], **controls: w.ValueW
     return box
 
 
-def knob(low: float, high: float, step: float, value: float = 0.0, description: str = "") -> w.FloatSlider:
+def knob(low: float, high: float, step: float, value: float = 0.0, description: str = "") -> "w.FloatSlider":
     """A slider that redraws when it is let go, not all the way along."""
     return w.FloatSlider(value=value, min=low, max=high, step=step, description=description, continuous_update=False)
 
@@ -70,6 +88,7 @@ def hold(figure: Figure, values) -> Figure:
     return figure
 
 
+@moving
 def gauge_slider(potentials: Mapping[str, object], surprise, spilled, wrong) -> Explorer:
     """Turn `g = λ·h(c)` and watch the answers' spills move, and their probabilities stay (`plots.gauge_scatter`).
 
@@ -89,6 +108,7 @@ def gauge_slider(potentials: Mapping[str, object], surprise, spilled, wrong) -> 
     return explorer(draw, h=w.Dropdown(options=list(potentials)), turn=turn)
 
 
+@moving
 def three_term_explorer(tables: Mapping[str, pd.DataFrame]) -> Explorer:
     """Choose a text and a gauge `g = λ·m(c)`; see A, B and C of each token (`plots.three_term_bars`).
 
@@ -106,6 +126,7 @@ def three_term_explorer(tables: Mapping[str, pd.DataFrame]) -> Explorer:
     return explorer(draw, text=w.Dropdown(options=list(tables)), turn=knob(-4, 4, 0.1, 0, "λ"))
 
 
+@moving
 def recorded_training(runs: Mapping[str, Mapping], log_p, k, rows) -> Explorer:
     """Potentials of recorded contexts against exact log p at any recorded step (`plots.potential_scatter`).
 
@@ -133,6 +154,7 @@ def verdict(logits, classes, known) -> str:
             f"{float((known > v).mean()):.0%} of the known pictures have more.")  # fmt: skip
 
 
+@moving
 def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known) -> Explorer:
     """Pick a picture, spoil it with a slider; watch logits, probabilities and energy (`plots.image_xray`).
 
@@ -152,6 +174,7 @@ def image_corrupter(images, classify: Callable, corrupt: Callable, kinds, known)
     return explorer(draw, picture=picture, kind=w.Dropdown(options=list(kinds)), amount=knob(0, 1, 0.1))
 
 
+@moving
 def own_picture(first, read: Callable, classify: Callable, classes, known) -> Explorer:
     """Upload a picture file; see it as the classifier does, with logits, probabilities and V (`plots.image_xray`).
 
@@ -179,6 +202,7 @@ SENTENCE_COLUMNS = {  # what a token can be coloured by, and where its colour sc
 }
 
 
+@moving
 def sentence_explorer(read: Callable, text: str, gauges) -> Explorer:
     """Type a sentence; colour its tokens by any column, in any gauge and either sign (`plots.token_html`).
 

@@ -181,7 +181,7 @@ def export(model, almanac: Almanac, name: str, recipe: Recipe, step: int) -> Non
         tokenizer_object=almanac.tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, model_max_length=WINDOW
     )
     tokenizer.save_pretrained(folder)
-    (folder / "recipe.json").write_text(json.dumps({**vars(recipe), "step": step}, indent=1) + "\n")
+    (folder / "recipe.json").write_text(json.dumps({**vars(recipe), "step": step}, indent=1) + "\n", "utf-8")
     shutil.rmtree(DATA / "models" / name, ignore_errors=True)
     shutil.move(folder, DATA / "models" / name)
 

@@ -312,8 +312,8 @@ def export(model: FeatureClassifier, recipe: Recipe, card: dict) -> None:
     with whole(folder / "model.safetensors") as file:
         file.write(save(weights, metadata={"format": "pt"}))
     config = {"widths": recipe.widths, "features": recipe.features, "classes": 10}
-    (folder / "config.json").write_text(json.dumps(config) + "\n")
-    (folder / "recipe.json").write_text(json.dumps({**asdict(recipe), **card}, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(config) + "\n", "utf-8")
+    (folder / "recipe.json").write_text(json.dumps({**asdict(recipe), **card}, indent=1) + "\n", "utf-8")
 
 
 def write_record(name: str, tensors: dict[str, Tensor], card: dict) -> None:
@@ -322,7 +322,7 @@ def write_record(name: str, tensors: dict[str, Tensor], card: dict) -> None:
     with whole(FOLDER / f"{name}.safetensors") as file:
         file.write(save(tensors))
     card = {**card, "sha256": {key: fingerprint(tensor) for key, tensor in sorted(tensors.items())}}
-    (FOLDER / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
+    (FOLDER / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
 
 
 def record(model: FeatureClassifier, recipe: Recipe, log: dict, images: Images, test: Images, others: dict[str, Images],
