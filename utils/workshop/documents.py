@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .. import DATA
 from ..almanac import BOS, DOCUMENTS, EOS, PAD, TOKENIZER, VOCAB_SIZE, read_facts
+from .whole import whole
 
 SEED = 20260226
 SHARES = {"fact": 0.60, "stochastic": 0.25, "arithmetic": 0.15}
@@ -177,8 +178,11 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     facts = read_facts()
     tokenizer = train_tokenizer(facts)
-    tokenizer.save(str(DATA / TOKENIZER))
-    make_documents(facts, tokenizer).to_parquet(DATA / DOCUMENTS, compression="zstd", index=False)
+    documents = make_documents(facts, tokenizer)
+    with whole(DATA / TOKENIZER) as file:
+        file.write(tokenizer.to_str(pretty=True).encode())
+    with whole(DATA / DOCUMENTS) as file:
+        documents.to_parquet(file, compression="zstd", index=False)
 
 
 if __name__ == "__main__":
