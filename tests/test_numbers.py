@@ -4,10 +4,9 @@ The table `claims.csv` has a row for each claim. It does not repeat the number:
 
 - `page` and `phrase`: a few words of the page's prose, verbatim, with the number or numbers in them;
 - `source`: the notebook whose stored outputs hold them, or a file of data/; or `arithmetic`, worked out in `at`;
-  or `given`, for a setting, a definition, an invented example, somebody else's number; or `missing`, if it ought to be
-  stored and is not;
+  or `given`, for a setting, a definition, an invented example, somebody else's number;
 - `line`: words that lead to a line of the source: `a > b` looks for a, and from there on for b, and `a | b` takes two
-  lines, whose numbers are counted on; for a number that is given or missing, why;
+  lines, whose numbers are counted on; for a number that is given, why;
 - `at`: for each number of the phrase its place among the numbers of that line, counted from 1, or a sum with such
   places in it: `n1-n4`, `n2/n1`, `-log(1536)`.
 
@@ -38,7 +37,7 @@ PATTERNS = ("[0-9]*.ipynb", "more/[0-9]*.ipynb", "solutions/[0-9]*.ipynb", "book
 FILES = [ROOT / "README.md", *(file for pattern in PATTERNS for file in sorted(BOOK.glob(pattern)))]
 PAGES = {("README" if f.parent == ROOT else f.relative_to(BOOK).with_suffix("").as_posix()): f for f in FILES}
 CLAIMS = list(csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines()))
-TIED = [claim for claim in CLAIMS if claim["source"] not in ("given", "missing")]
+TIED = [claim for claim in CLAIMS if claim["source"] != "given"]
 
 NUMBER = re.compile(
     r"(?<![\w.,^])(?<!\w-)[-+]?"  # not inside a word, a version, a name such as GPT-2
@@ -226,7 +225,7 @@ def test_a_tied_number_that_moves_is_noticed(page):
 @pages
 def test_a_given_number_says_why_and_is_on_its_page(page):
     for claim in CLAIMS:
-        if claim["page"] == page and claim["source"] in ("given", "missing"):
+        if claim["page"] == page and claim["source"] == "given":
             assert said(claim) and claim["line"], claim
 
 
@@ -238,10 +237,6 @@ def test_the_readme_shows_what_its_first_lines_print():
     printed = re.search(block, PAGES["README"].read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
     table = score(load_lm("llama", "bundled"), ["The capital of Australia is Sydney."])
     assert printed.rstrip() == str(table[["token", "logprob", "spilled"]].round(1))
-
-
-def test_no_measured_number_is_missing_from_the_outputs():
-    assert not [claim for claim in CLAIMS if claim["source"] == "missing"]
 
 
 def test_rows_are_of_pages_and_none_is_there_twice():
