@@ -229,6 +229,17 @@ def test_permuted_labels_keep_how_many_fall_together():
     assert (labels != wrong).any(1).all()
 
 
+def test_p_values_taken_together_are_those_of_plain_loops_over_the_permutations():
+    scores, wrong, cluster = answers(np.random.default_rng(15), clusters=30, true=(0.8, 0.6))
+    frame = pd.DataFrame(scores * [1, -1]).assign(few=np.arange(len(wrong)) == 7, constant=0.0)
+    labels = [wrong, *stats.permuted_labels(wrong, cluster, 60, seed=3)]
+    areas = np.array([[roc_auc_score(row, frame[name]) for name in frame] for row in labels])
+    z = np.abs(areas - areas.mean(0)) / (areas.std(0) + (areas.std(0) == 0))
+    expected = [(z.max(1) >= z[0, j] - 1e-9).mean() for j in range(4)]
+    found = stats.max_t(frame, wrong, cluster, permutations=60, seed=3)
+    assert found.tolist() == pytest.approx(expected) and found["constant"] == 1 and found.index.equals(frame.columns)
+
+
 def test_cross_fitting_never_learns_from_the_cluster_it_predicts():
     rng = np.random.default_rng(10)
     cluster = np.repeat(np.arange(60), 5)

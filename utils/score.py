@@ -259,7 +259,11 @@ def energy_columns(energies: Sequence[np.ndarray]) -> pd.DataFrame:
 
 
 def shorten(text: str, most: int = 100) -> str:
-    """A text in quotes, with "…" for what an error message has no room for."""
+    """A text in quotes, with "…" for what an error message has no room for.
+
+    >>> print(shorten("Rome, not Rome", most=14), shorten("Rome, not Rome", most=8))
+    'Rome, not Rome' 'Rome … Rome'
+    """
     return repr(text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}")
 
 
