@@ -96,6 +96,7 @@ ONE, OTHER, DRAWS = DRAWN[0][:, 0], DRAWN[0][::-1, 0], {"resamples": 2000}
     (lambda **dice: stats.draw_weights(DRAWN[2], **dice), DRAWS),
     (lambda **dice: stats.regress(ONE, OTHER, DRAWN[2] % 3, DRAWN[2], **dice)[:3], {"resamples": 1000}),
     (lambda **dice: stats.max_t(pd.DataFrame(OTHER), *DRAWN[1:], **dice), {"permutations": 2000}),
+    (lambda permutations=50, **dice: stats.permuted_labels(*DRAWN[1:], permutations, **dice), {"permutations": 50}),
     (lambda **dice: stats.cross_fitted_log_loss(*DRAWN, **dice), {"folds": 10}),
 ])  # fmt: skip
 def test_dice_are_thrown_as_stated_and_another_seed_throws_others(function, count):
