@@ -79,7 +79,8 @@ def convert(file: Path, folder: Path) -> None:
     tokenizer.bos_token, model.config.bos_token_id = BETWEEN_TEXTS, tokenizer.convert_tokens_to_ids(BETWEEN_TEXTS)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.bos_token_id]
     tokenizer.save_pretrained(folder)
-    del model.config.quantization_config  # its weights are ordinary numbers now
+    if hasattr(model.config, "quantization_config"):  # newer transformers note it; the weights are ordinary numbers now
+        del model.config.quantization_config
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items() if name != "lm_head.weight"}
