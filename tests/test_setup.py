@@ -1,6 +1,7 @@
 """The two commands, the environment files, what a clone looks like, and what works without one."""
 
 import ast
+import csv
 import doctest
 import importlib
 import json
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -221,6 +224,18 @@ def test_the_examples_in_the_docstrings_of_the_rooms_run(room):
     """(Those of the other rooms run beside their tests.)"""
     failed, tried = doctest.testmod(importlib.import_module(f"utils.{room}"))
     assert not failed and tried
+
+
+def test_the_table_of_mutants_names_every_room_and_adds_up():
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) % \|$", text, re.MULTILINE)
+    mutated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]["only_mutate"]
+    assert [room for room, *_ in rows] == [Path(file).stem for file in mutated]
+    listed = Counter(row["room"] for row in csv.DictReader((ROOT / "tests" / "equivalent.csv").open(encoding="utf-8")))
+    for room, *counts, share in rows:
+        errors, noticed, harmless, missed = map(int, counts)
+        assert errors == noticed + harmless + missed and harmless >= listed[room]
+        assert float(share) == round(100 * noticed / (errors - harmless), 1) >= 90
 
 
 def test_the_reading_edition_is_published_by_a_workflow_that_may_do_nothing_else():
