@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from utils import ROOT
+from utils import DATA, ROOT
 from utils.energy import TokenEnergies
 from utils.load import LM
 
@@ -119,8 +119,8 @@ def browser():
 
 
 def learned(tokenizer: Tokenizer, size: int, total: int, more=(), **options) -> Tokenizer:
-    """The tokenizer with up to `size` entries learned from the README, `more`, and spare ones that no text leads to."""
-    tokenizer.train([str(ROOT / "README.md")], trainers.BpeTrainer(vocab_size=size, show_progress=False, **options))
+    """The tokenizer with up to `size` entries learned from data/texts.csv, `more`, and spare ones, which no text has."""
+    tokenizer.train([str(DATA / "texts.csv")], trainers.BpeTrainer(vocab_size=size, show_progress=False, **options))
     made = json.loads(tokenizer.to_str())
     entries = made["model"]["vocab"]
     for name in [*more, *(f"spare{i}" for i in range(total))][: total - len(entries)]:
