@@ -119,7 +119,7 @@ def browser():
 
 
 def learned(tokenizer: Tokenizer, size: int, total: int, more=(), **options) -> Tokenizer:
-    """The tokenizer with up to `size` entries learned from data/texts.csv, `more`, and spare ones, which no text has."""
+    """The tokenizer with up to `size` entries learned from data/texts.csv, `more`, and spare ones that no text has."""
     tokenizer.train([str(DATA / "texts.csv")], trainers.BpeTrainer(vocab_size=size, show_progress=False, **options))
     made = json.loads(tokenizer.to_str())
     entries = made["model"]["vocab"]
