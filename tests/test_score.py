@@ -149,7 +149,7 @@ def test_tokens_are_spoilt_by_seed_0_unless_you_say_otherwise():
 
 def test_token_ids_are_refused_by_the_number_of_their_row(lm):
     many = lm.tokenizer(LONG, add_special_tokens=False)["input_ids"]
-    with pytest.raises(ValueError, match=r"texts\[1\] has \d+ tokens, the model's window is 64"):
+    with pytest.raises(ValueError, match=r"texts\[1\] has \d+ tokens, the model's window is 64: shorten it$"):
         score_tokens(lm, [many[:3], many])
     bare = LM(lm.model, copy.deepcopy(lm.tokenizer), "bare", "yours", "")
     bare.tokenizer.bos_token = None
@@ -178,7 +178,7 @@ def test_without_bos_the_first_token_has_no_term_1(lm):
 
 
 def test_a_long_text_is_refused_by_default_and_slid_over_on_request(lm):
-    with pytest.raises(ValueError, match="window is 64"):
+    with pytest.raises(ValueError, match=r"window is 64: shorten it, or pass too_long='slide'$"):
         score(lm, [LONG])
     table = score(lm, [LONG, TEXTS[0]], too_long="slide")
     assert "".join(table[table.text == 0].token) == LONG
@@ -239,6 +239,7 @@ def test_a_llama_with_another_tokenizer_scores_unchanged(tmp_path):
 
 @pytest.mark.parametrize(("texts", "options", "message"), [
     ([], {}, "texts is empty"),
+    (["fine", "tea \ud800"], {}, r"texts\[1\] holds half a character"),
     ([""], {}, r"texts\[0\] is empty"), (["fine", "  "], {}, r"texts\[1\] is empty"),
     (["a"], {"bos": False}, "one token"), (["a b"], {"too_long": "cut"}, "too_long"), (["a b"], {"bos": "yes"}, "bos"),
 ])  # fmt: skip

@@ -360,6 +360,16 @@ def test_differences_taken_together_have_the_single_estimates_within_strata():
         assert together[name].high - together[name].low > one[name].high - one[name].low
 
 
+def test_differences_taken_together_are_as_wide_as_the_largest_deviation_of_each_draw():
+    scores, wrong, cluster = answers(np.random.default_rng(16), clusters=30, true=(0.8, 0.7, 0.6))
+    found = stats.compare_together(pd.DataFrame(scores), wrong, cluster, baseline=0, resamples=40, seed=2)
+    draws = [[roc_auc_score(wrong[rows], scores[rows, j]) for j in range(3)] for rows in resampled(cluster, 40, seed=2)]
+    draws, value = (np.array(a) - np.array(a)[..., :1] for a in (draws, [e.value for e in found]))
+    error = draws[:, 1:].std(0)
+    reach = np.quantile((np.abs(draws - value)[:, 1:] / error).max(1), 0.95) * error
+    np.testing.assert_allclose([found[j].high - found[j].value for j in (1, 2)], reach)
+
+
 def test_risk_is_the_share_of_errors_among_what_is_answered():
     rng = np.random.default_rng(0)
     score, wrong = rng.permutation(50.0 * np.arange(50)), rng.random(50) < 0.4

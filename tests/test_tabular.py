@@ -1,6 +1,7 @@
 """What gradient descent does to a table of logits: claims of notebook 06, against plain simulation."""
 
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_contexts_with_one_conditional_share_one_curve_in_visits():
     assert np.abs(early - late).max() < 0.01  # the same clock τ = 30, a hundred times further apart in t
     other = descend(uneven(5), np.array([0.01]), 300, 0.1)
     assert np.abs(log_partition(early) - log_partition(other)).max() > 0.5  # the same t is not the same curve
+
+
+def test_contexts_are_solved_side_by_side_as_alone_zeros_and_all_and_without_a_warning():
+    q = np.array([[0.7, 0.3, 0.0], [0.2, 0.3, 0.5], [0.7, 0.3, 0.0]])
+    tau = np.array([[1.0, 20.0, 400.0], [3.0, 4.0, 5.0], [2.0, 90.0, 91.0]])
+    with warnings.catch_warnings(action="error"):
+        f = gradient_flow(q, tau, SIZE)
+    for row in range(3):
+        np.testing.assert_allclose(f[row], gradient_flow(q[row], tau[row], SIZE)[0], atol=1e-7)
+    np.testing.assert_allclose(f[0, :, 2], f[0, :, 3], atol=1e-7)  # a token of probability zero is like any other
 
 
 def test_a_language_of_mixed_contexts_is_solved_context_by_context():
