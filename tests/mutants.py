@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -58,13 +59,17 @@ def excused(found: pd.DataFrame, listed: pd.DataFrame) -> pd.Series:
 
 
 def dies_after_all(room: str, name: str) -> bool:
-    """Try one mutant with every test that imports its room."""
+    """Try one mutant with every test that imports its room. One that never ends is noticed, too."""
     imports = re.compile(rf"^from utils\.{room} import|^from utils import .*\b{room}\b", re.MULTILINE)
     files = {test.split("::")[0] for test in SETTINGS["pytest_add_cli_args_test_selection"]}
     tests = sorted(file for file in files if imports.search((ROOT / file).read_text(encoding="utf-8")))
     mutated = os.environ | {"MUTANT_UNDER_TEST": name, "PYTHONPATH": "."}
     run = [sys.executable, "-m", "pytest", "-q", "-x", *tests]
-    return subprocess.run(run, cwd=ROOT / "mutants", env=mutated, capture_output=True).returncode in KILLED
+    try:
+        done = subprocess.run(run, cwd=ROOT / "mutants", env=mutated, capture_output=True, timeout=900)
+        return done.returncode in KILLED
+    except subprocess.TimeoutExpired:  # it runs for ever
+        return True
 
 
 def table(found: pd.DataFrame, equivalent: pd.Series) -> pd.DataFrame:
@@ -77,8 +82,10 @@ def table(found: pd.DataFrame, equivalent: pd.Series) -> pd.DataFrame:
 def main() -> None:
     found = mutants()
     equivalent = excused(found, pd.read_csv(ROOT / "tests" / "equivalent.csv", keep_default_na=False))
-    for i in tqdm(found.index[~found.killed & ~equivalent], desc="once more"):
-        found.loc[i, "killed"] = dies_after_all(found.room[i], found["name"][i])
+    alive = found[~found.killed & ~equivalent]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tried = pool.map(dies_after_all, alive["room"], alive["name"])
+        found.loc[alive.index, "killed"] = list(tqdm(tried, desc="once more", total=len(alive)))
     for row in found[~found.killed & ~equivalent].itertuples():
         print(f"{row.room}.{row.function}\n  - {row.before}\n  + {row.after}")
     rooms = table(found, equivalent)

@@ -222,6 +222,7 @@ def test_what_leaves_the_language_is_named_up_to_where_it_does():
 
 def test_a_whole_document_ends_with_eos_and_a_prefix_does_not():
     text = train().documents.text[7]
+    assert Almanac().law == "train"
     assert train().encode(text, whole=True) == train().ids[7] == [*train().encode(text), train().eos]
 
 
