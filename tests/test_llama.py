@@ -5,13 +5,16 @@ import os
 import time
 from importlib.machinery import ModuleSpec
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from conftest import full_disk, killed, start
+from nbclient import NotebookClient
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
+from utils import ROOT
 from utils.fetch import packaged
 from utils.load import load_lm
 from utils.score import score
@@ -70,6 +73,15 @@ def test_its_energies_are_those_of_a_few_independent_lines(llama):
     np.testing.assert_allclose(table.logprob, logit - V[:-1], atol=atol)
     assert "".join(table.token) == TEXT
     assert llama.tokenizer.decode(logits[-3].argmax()) in (" Canberra", " Sydney")  # it knows English, and Australia
+
+
+@pytest.mark.skipif(packaged.find() is None, reason="needs the package that holds it")
+def test_its_first_conversion_shows_no_bar_in_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    lines = "from utils.fetch.packaged import *", f"convert(find(), Path({str(tmp_path / 'model')!r}))"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(lines))])
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert notebook.cells[0].outputs == [] and (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_it_is_converted_once_and_found_afterwards(wheel):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 from scipy.stats import t as student
 
+from utils import say
 from utils.load import load_lm
 from utils.score import score
 from utils.write import generate
@@ -23,7 +24,7 @@ def test_scrambling_the_words_changes_v_and_the_paired_difference_is_reported(ca
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     low, high = difference.mean() + error * student.ppf([0.025, 0.975], len(difference) - 1)
     with capsys.disabled():
-        print(
+        say(
             f"\nalmanac-llama, {len(difference)} of its own sentences: V(in order) − V(scrambled) = "
             f"{difference.mean():+.2f} nats a token, 95 % interval [{low:+.2f}, {high:+.2f}]"
         )

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.util
-import io
 import logging
 import os
 import shutil
@@ -65,11 +64,12 @@ def converted(file: Path) -> Path:
 
 def convert(file: Path, folder: Path) -> None:
     """Read a GGUF file with transformers, and write what `open_folder` reads: weights, configuration, tokenizer."""
+    from IPython.utils.capture import capture_output
     from safetensors.torch import save_file
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its own bar takes three seconds
+    with quiet_transformers(), capture_output():  # a bar for a few seconds, on stderr or as a widget
         source = {"gguf_file": file.name, "local_files_only": True}
         model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
