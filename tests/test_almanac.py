@@ -269,7 +269,7 @@ def test_exact_columns_are_the_almanacs_own(frame):
 
 def test_prefixes_are_grouped_by_template_and_slot_and_by_the_side_of_the_prompts_end(frame):
     almanac = train()
-    for row in frame.iloc[::53].itertuples():
+    for row in frame[(frame.slot == "other") | (frame.index % 53 == 0)].itertuples():
         document = almanac.documents.iloc[row.document]
         assert (row.relation, row.subject, row.withheld) == (document.relation, document.subject, document.withheld)
         read = almanac.tokenizer.decode(almanac.ids[row.document][1 : row.length])

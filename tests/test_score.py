@@ -22,6 +22,7 @@ from utils.score import (
     score,
     score_continuations,
     score_tokens,
+    shorten,
     spoil,
     windows,
 )
@@ -262,6 +263,12 @@ def test_nan_weights_are_refused(tiny_model):
     tiny_model.get_output_embeddings().weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         score_ids(tiny_model, torch.tensor([[1, 2, 3]]))
+
+
+def test_a_long_text_is_quoted_by_its_ends():
+    assert shorten("Rome, not Rome", most=14) == "'Rome, not Rome'"
+    assert shorten("Rome, not Rome", most=8) == shorten("Rome and Rome", most=8) == "'Rome … Rome'"
+    assert len(shorten("a" * 10_000)) < 110
 
 
 def test_an_answer_is_the_first_one_after_where_it_was_looked_for_and_never_empty():

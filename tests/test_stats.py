@@ -219,6 +219,20 @@ def test_bad_input_is_refused_by_name(measure):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             measure(scores, wrong, [0, 1])
+    with pytest.raises(ValueError, match="one entry per answer"):
+        measure([1, 2], [1, 0], [[0], [1]])
+
+
+def test_what_is_known_is_decided_by_the_clusters_of_the_scarcer_side_and_no_name_is_a_name():
+    few_right = stats.Answers(np.array([True, True, True, False, False]), np.array([0, 1, 2, 3, 3]))
+    assert few_right.scarcer() == 1
+    two = stats.Answers(np.array([True, True, True, False, False]), np.array([0, 1, 2, 3, 4]))
+    value, low, high = two.t_interval([0.5, 0.4, 0.6])[:3]
+    assert (value, high - value) == pytest.approx((0.5, 0.1 * student.ppf(0.975, 1))) and high - value == value - low
+    nameless = [np.nan, np.nan, 1.0, 2.0]
+    w = stats.draw_weights(nameless, resamples=50)
+    assert (w[:, 0] == w[:, 1]).all() and (w[:, [0, 2, 3]].sum(1) == 3).all()
+    assert stats.auroc([3, 1, 2, 0], [1, 0, 1, 0], nameless).clusters == 3
 
 
 def test_permuted_labels_keep_how_many_fall_together():

@@ -305,6 +305,7 @@ def test_the_mean_output_row_is_conserved_by_sgd_with_an_untied_head_alone(optim
     (gradient_flow, ([0.5, 0.4], [1.0], 10)), (gradient_flow, ([1.5, -0.5], [1.0], 10)),
     (gradient_flow, ([0.5, 0.5], [1.0], 1)),
     (gradient_flow, ([0.5, 0.5], [2.0, 1.0], 10)), (gradient_flow, ([0.5, 0.5], [0.0, 1.0], 10)),
+    (gradient_flow, ([0.5, 0.5], [1.0, np.nan], 10)),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(call, arguments):
     with pytest.raises(ValueError, match=r"k must|q must|tau must"):

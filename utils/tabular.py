@@ -101,7 +101,7 @@ def gradient_flow(q, tau, vocab_size: int) -> np.ndarray:
     q, tau = np.atleast_2d(np.asarray(q, float)), np.atleast_2d(np.asarray(tau, float))
     if q.shape[-1] > vocab_size or (q < 0).any() or not np.allclose(q.sum(-1), 1):
         raise ValueError("q must be [contexts, k ≤ vocab_size] with non-negative rows that sum to one")
-    if len(tau) != len(q) or (np.diff(tau, prepend=0.0) <= 0).any():
+    if len(tau) != len(q) or not (np.diff(tau, prepend=0.0) > 0).all():  # NaN would be waited for without end
         raise ValueError("tau must be [contexts, times], one row for each row of q, positive and increasing")
     count = np.append(np.ones(q.shape[-1]), vocab_size - q.shape[-1])  # tokens a column
 
