@@ -332,7 +332,7 @@ def pickled(weights):
 
 def wider(weights):
     config = weights.parent / "config.json"
-    config.write_text(config.read_text().replace('"intermediate_size": 352', '"intermediate_size": 353'))
+    config.write_text(config.read_text("utf-8").replace('"intermediate_size": 352', '"intermediate_size": 353'))
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
@@ -420,7 +420,7 @@ def test_without_data_nothing_is_bundled_and_an_unknown_name_hears_what_is_known
 
 @pytest.mark.parametrize(("bos", "start"), [("<s>", "texts start with '<s>'"), (None, "texts start with no BOS")])
 def test_a_folder_is_opened_in_single_precision_without_a_request_and_says_so_in_a_line(tmp_path, standin, bos, start):
-    tokenizer = json.loads(Path(stranger(tmp_path / "own"), "tokenizer_config.json").read_text())
+    tokenizer = json.loads(Path(stranger(tmp_path / "own"), "tokenizer_config.json").read_text("utf-8"))
     tokenizer["bos_token"] = bos
     (tmp_path / "own" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     tiny("llama", vocab_size=512).half().save_pretrained(tmp_path / "own")
