@@ -114,7 +114,7 @@ def test_a_disk_that_is_full_before_the_conversion_is_over_is_named_with_the_rem
     write = {
         "weights": lambda folder: save_file({"a": torch.zeros(9999)}, folder / "model.safetensors"),
         "tokenizer": lambda folder: tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json")),
-        "configuration": lambda folder: (folder / "config.json").write_text("{}" * 9999),
+        "configuration": lambda folder: (folder / "config.json").write_text("{}" * 9999, "utf-8"),
     }[kind]
     with monkeypatch.context() as patch, full_disk(10_000):
         patch.setattr(packaged, "convert", lambda source, folder: folder.mkdir() or write(folder))
