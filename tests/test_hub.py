@@ -195,7 +195,7 @@ def test_a_full_disk_ends_a_download_in_one_line_without_a_half_file_and_room_is
 def test_a_hub_cache_that_cannot_be_written_is_one_line_and_the_stand_in_speaks(
     standin, auto, monkeypatch, tmp_path, capfd
 ):
-    (tmp_path / "file").write_text("where a folder should be")
+    (tmp_path / "file").write_text("where a folder should be", "utf-8")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
     lm, said = load_lm("gpt2"), capfd.readouterr().out
@@ -332,7 +332,8 @@ def pickled(weights):
 
 def wider(weights):
     config = weights.parent / "config.json"
-    config.write_text(config.read_text("utf-8").replace('"intermediate_size": 352', '"intermediate_size": 353'))
+    changed = config.read_text("utf-8").replace('"intermediate_size": 352', '"intermediate_size": 353')
+    config.write_text(changed, "utf-8")
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
@@ -422,7 +423,7 @@ def test_without_data_nothing_is_bundled_and_an_unknown_name_hears_what_is_known
 def test_a_folder_is_opened_in_single_precision_without_a_request_and_says_so_in_a_line(tmp_path, standin, bos, start):
     tokenizer = json.loads(Path(stranger(tmp_path / "own"), "tokenizer_config.json").read_text("utf-8"))
     tokenizer["bos_token"] = bos
-    (tmp_path / "own" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (tmp_path / "own" / "tokenizer_config.json").write_text(json.dumps(tokenizer), "utf-8")
     tiny("llama", vocab_size=512).half().save_pretrained(tmp_path / "own")
     lm = load_lm(str(tmp_path / "own"))
     assert lm.model.dtype == torch.float32 and not lm.model.training and standin.log == []

@@ -198,7 +198,8 @@ def nameless(call: ast.Call) -> bool:
     if "encoding" in words or ast.unparse(call.func) == "Image.open":
         return False
     modes = [ast.unparse(arg) for arg in call.args] + [words.get("mode", "")]
-    named = {"read_text": len(call.args) > 0, "write_text": len(call.args) > 1, "open": any("b'" in m for m in modes)}
+    in_bytes = any("b'" in mode for mode in modes) or modes[2:3] == ["0"]  # what has no buffer is bytes, too
+    named = {"read_text": len(call.args) > 0, "write_text": len(call.args) > 1, "open": in_bytes}
     return words.get("text") == "True" or not named.get(name, True)
 
 
