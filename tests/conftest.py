@@ -67,7 +67,7 @@ def full_disk(room: int = 20_000):
 def start(code: str, *arguments) -> subprocess.Popen:
     """Another Python that runs `code`, with the tests at hand."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": paths}, "stdout": subprocess.PIPE, "text": True}
+    options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": paths}, "stdout": subprocess.PIPE, "encoding": "utf-8"}
     return subprocess.Popen([sys.executable, "-u", "-c", code, *map(str, arguments)], **options)
 
 
