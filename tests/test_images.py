@@ -157,6 +157,16 @@ def test_three_seeds_saw_the_same_pictures_and_fit_in_a_few_megabytes():
     assert size["models/cifar10-[123]/*.safetensors"] < 12e6 and size["recorded/cifar10-[123].*"] < 20e6
 
 
+def test_a_picture_is_seen_a_pixel_to_either_side_and_in_the_mirror(model):
+    values = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    down, up, *mirrored = images.views(values)
+    assert torch.equal(down[:, :, 1:, 1:], values[:, :, :-1, :-1])
+    assert torch.equal(up[:, :, :-1, :-1], values[:, :, 1:, 1:])
+    assert all(torch.equal(view.flip(-1), mirror) for view, mirror in zip((down, up), mirrored, strict=True))
+    alone = torch.stack([model.body(model.patches(view)) for view in images.views(images.centred(PICTURES))])
+    close(model.features(PICTURES), alone.mean(0), atol=1e-5)
+
+
 def test_batching_changes_nothing(model):
     close(images.classify(model, PICTURES), images.classify(model, PICTURES, batch=7), atol=1e-4)
 

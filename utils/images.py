@@ -108,12 +108,19 @@ def centred(pixels: Tensor) -> Tensor:
     return ((pixels.float() - 120) / 64).contiguous(memory_format=torch.channels_last)
 
 
+def views(values: Tensor) -> list[Tensor]:
+    """Four of each picture [N, C, H, W]: moved by a pixel down and right, up and left, and the mirror image of both."""
+    edged = nn.functional.pad(values, (1, 1, 1, 1), mode="reflect")
+    moved = [edged[:, :, :-2, :-2], edged[:, :, 2:, 2:]]
+    return moved + [view.flip(-1) for view in moved]
+
+
 class FeatureClassifier(nn.Module):
     """A small convolutional network, uint8 pixels [N, 3, H, W] → features [N, d] → logits [N, classes].
 
     A fixed first layer compares 2 × 2 patches with the directions in which patches differ; then each width halves the
     resolution by a maximum over 2 × 2 positions and adds a second convolution. The features are the last one's means
-    over positions and, outside training, over the picture and its mirror image; the logits are linear in them.
+    over positions and, outside training, over four `views` of the picture; the logits are linear in them.
     """
 
     def __init__(self, widths: tuple[int, ...] = (64, 256, 256), features: int = 64, classes: int = 10):
@@ -128,8 +135,9 @@ class FeatureClassifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head sees of the pictures, [N, d]."""
-        seen = self.body(self.patches(centred(pixels)))
-        return seen if self.training else (seen + self.body(self.patches(centred(pixels.flip(-1))))) / 2
+        values = centred(pixels)
+        seen = [self.body(self.patches(view)) for view in ([values] if self.training else views(values))]
+        return sum(seen) / len(seen)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self.features(pixels))
