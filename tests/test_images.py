@@ -93,7 +93,7 @@ def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names
     rng, files = np.random.default_rng(2), {"train": 300, "test": 40, "lossless": 30} | dict.fromkeys(UNKNOWN, 25)
     for name, count in files.items():
         write_parquet(tmp_path / f"{name}-0.parquet", noise(count, rng), list(rng.integers(0, 10, count)))
-    small = partial(train_images.Recipe, widths=(4, 6, 8), features=5, epochs=2, coarse=1, batch=90, bfloat16=False)
+    small = partial(train_images.Recipe, widths=(4, 6, 8), features=5, epochs=2, coarse=1, averaged=1, batch=90, bfloat16=False)
     for module, name, value in ((train_images, "GARBAGE_FROM", 20), (train_images, "DATA", tmp_path),
                                 (train_images, "ROOT", tmp_path), (records, "FOLDER", tmp_path),
                                 (train_images, "FOLDER", tmp_path), (train_images, "DRAWN", 50),
@@ -175,17 +175,18 @@ def test_batching_changes_nothing(model):
 def test_the_mean_row_of_the_head_is_the_first_one_shrunk_by_the_decay_alone(name):
     """The gauge of a shipped classifier, predicted from its recipe without any data."""
     recipe = train_images.Recipe(int(name[-1]))
-    total = recipe.steps(45_000)
+    per_epoch, averaged = 48_000 // recipe.batch, []
     scale = torch.ones(1, 1, requires_grad=True)
-    optimizer, schedule = train_images.descent([scale], recipe, total)
-    for _ in range(total):
+    optimizer, schedule = train_images.descent([scale], recipe, per_epoch)
+    for step in range(recipe.steps(48_000)):
         scale.grad = torch.zeros_like(scale)
         optimizer.step()
         schedule.step()
+        averaged += [scale.item()] * (step + 1 >= recipe.epochs * per_epoch)
     torch.manual_seed(recipe.seed)
     born = images.FeatureClassifier().head
     head = images.load_classifier(DATA / "models" / name).head
-    close(head.weight.mean(0), scale.item() * born.weight.mean(0), atol=3e-4)
+    close(head.weight.mean(0), np.mean(averaged) * born.weight.mean(0), atol=3e-4)
     close(head.bias.mean(), born.bias.mean(), atol=3e-4)
 
 
@@ -338,17 +339,19 @@ def lesson():
     return images.Images(pixels, labels, [""] * 240, images.CLASSES, "noise")
 
 
-SMALL = train_images.Recipe(widths=(4, 6, 8), features=5, epochs=3, coarse=2, batch=36)
+SMALL = train_images.Recipe(widths=(4, 6, 8), features=5, epochs=3, coarse=2, averaged=2, batch=36)
 
 
-def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(lesson, monkeypatch, tmp_path):
+@pytest.mark.parametrize("epochs", [1, 4])  # before and amid the averaging
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(epochs, lesson, monkeypatch, tmp_path):
     train = partial(train_images.train, lesson, watched={"some": lesson.pixels[:5]}, progress=False)
     (straight, log), (other, _) = train(SMALL), train(replace(SMALL, seed=4))
     save, scratch = train_images.save_scratch, tmp_path / "run.pt"
 
     def save_and_stop(*arguments):
         save(*arguments)
-        raise KeyboardInterrupt
+        if arguments[1] == 6 * epochs:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_images, "save_scratch", save_and_stop)
@@ -356,11 +359,40 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(lesson, mo
     draw, drawn = train_images.training_batch, []
     monkeypatch.setattr(train_images, "training_batch", lambda *a: drawn.append(a[-1]) or draw(*a))
     resumed, log_too = train(SMALL, scratch=scratch)
-    assert drawn == [*range(6, 18)]  # the first of three epochs is not done again
+    settling = [*range(train_images.SETTLE)]
+    assert drawn == [*range(6 * epochs, 30), *settling]  # the epochs before are not done again
     for model, same in ((resumed, True), (other, False)):
         assert all(map(torch.equal, straight.parameters(), model.parameters())) == same
-    assert [*log] == [*log_too] == [0, 18]
+    assert [*log] == [*log_too] == [0, 30]
     assert all(torch.equal(log[step]["some"], log_too[step]["some"]) for step in log)
+
+
+def test_the_rate_rises_for_a_fifth_of_the_epochs_falls_to_nothing_and_then_is_constant():
+    recipe = replace(SMALL, epochs=10, averaged=3, rate=0.4, averaged_rate=0.1)
+    optimizer, schedule = train_images.descent([torch.ones(1, requires_grad=True)], recipe, per_epoch=4)
+    rates = []
+    for _ in range(52):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    close(torch.tensor(rates[:8]), 0.4 * torch.arange(1, 9) / 8)
+    close(torch.tensor(rates[8:40]), 0.4 * torch.arange(32, 0, -1) / 32)
+    assert rates[40:] == [0.1] * 12
+
+
+def test_the_mean_of_the_last_weights_is_returned_with_batch_norms_that_know_it(lesson, monkeypatch):
+    seen = []
+    keep = lambda _, step, parts, log: seen.append([p.detach().clone() for p in parts["model"].parameters()])  # noqa: E731
+    monkeypatch.setattr(train_images, "save_scratch", keep)
+    monkeypatch.setattr(train_images, "SETTLE", 1)
+    recipe = replace(SMALL, batch=216, coarse=0)  # one step an epoch
+    model, _ = train_images.train(lesson, recipe, {}, progress=False)
+    for got, *last in zip(model.parameters(), *seen[-3:], strict=True):  # after the third epoch and both of the others
+        close(got, torch.stack(last).mean(0).half().float(), atol=1e-3)
+    pool, _ = train_images.split_off(lesson, held_out=24)
+    values = model.patches(images.centred(train_images.training_batch(lesson, pool, recipe, 0)[0]))
+    known = model.body(values)
+    close(known, model.body.train()(values), atol=0.02)  # as if the statistics were those of these pictures
 
 
 def test_an_epoch_shows_every_training_image_once_and_mirrors_it_every_other_time(lesson):

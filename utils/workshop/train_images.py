@@ -7,6 +7,7 @@ very logits this course looks at. The same 2,000 training images are held out of
 What makes it fast on a processor: convolutions in bfloat16 (the head, the loss and everything that is measured
 in float32), channels last, pictures of 24 × 24 pixels for the first 30 of 64 epochs, and a first layer that is not
 learned but whitens small patches, an idea of Page's that Jordan (arXiv 2404.00498) carried on, with alternating flips.
+What is shipped is a mean of the weights along a few more epochs (Izmailov et al., 1803.05407).
 """
 
 import argparse
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm.auto import tqdm
 
 from .. import DATA, ROOT
@@ -41,7 +43,9 @@ from ..records import FOLDER, fingerprint
 from .whole import whole
 
 SEEDS = (1, 2, 3)
-RECORD_AT = (0, 30, 100, 300, 900)  # and the last step
+RECORD_AT = (0, 30, 100, 300, 900)  # and at the end
+LOOK_EVERY = 4  # epochs, at the validation images
+SETTLE = 10  # batches, from which a mean of weights takes its batch norms' statistics
 VALIDATION = 2000
 DRAWN = 5000  # training images whose features are on record
 UNKNOWN = ("tiny-imagenet", "textures", "mnist")  # sets of unknown pictures on record
@@ -59,7 +63,9 @@ class Recipe:
     coarse: int = 30  # of them, the first, see pictures of `coarse_side` × `coarse_side` pixels
     coarse_side: int = 24
     batch: int = 500
-    rate: float = 0.4  # highest, after a fifth of the steps
+    rate: float = 0.4  # highest, after a fifth of those epochs
+    averaged: int = 12  # more epochs, at a constant rate; the mean of their weights is what is shipped
+    averaged_rate: float = 0.1
     momentum: float = 0.9
     decay: float = 5e-4  # of the convolutions and the head's matrix
     shift: int = 4  # pixels
@@ -71,7 +77,7 @@ class Recipe:
         return f"cifar10-{self.seed}"
 
     def steps(self, images: int) -> int:
-        return self.epochs * (images // self.batch)
+        return (self.epochs + self.averaged) * (images // self.batch)
 
 
 def split_off(images: Images, held_out: int = VALIDATION) -> tuple[Tensor, Tensor]:
@@ -148,16 +154,18 @@ def loss_of(model: FeatureClassifier, pixels: Tensor, labels: Tensor, recipe: Re
     return nn.functional.cross_entropy(model.head(features.float()), labels)
 
 
-def descent(parameters, recipe: Recipe, total: int):
-    """SGD with Nesterov's momentum, and its rate: up for a fifth of the `total` steps, then down to 0."""
+def descent(parameters, recipe: Recipe, per_epoch: int):
+    """SGD with Nesterov's momentum, and its rate: up for a fifth of the epochs, down to 0, and then constant."""
+    total, constant = recipe.epochs * per_epoch, recipe.averaged_rate / recipe.rate
     parameters = [p for p in parameters if p.requires_grad]
     matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, recipe.rate, recipe.momentum, nesterov=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / (0.2 * total), max(0, total - step) / (0.8 * total))
-    )
-    return optimizer, schedule
+
+    def factor(step: int) -> float:
+        return min((step + 1) / (0.2 * total), (total - step) / (0.8 * total)) if step < total else constant
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def train(images: Images, recipe: Recipe, watched: dict[str, Tensor], progress: bool = True, scratch=None):
@@ -168,32 +176,42 @@ def train(images: Images, recipe: Recipe, watched: dict[str, Tensor], progress: 
     """
     pool, held_out = split_off(images, min(VALIDATION, len(images.labels) // 10))
     model = build(recipe, images.pixels[pool[:5000]])
+    average = AveragedModel(model)
     total, per_epoch = recipe.steps(len(pool)), len(pool) // recipe.batch
-    optimizer, schedule = descent(model.parameters(), recipe, total)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    optimizer, schedule = descent(model.parameters(), recipe, per_epoch)
+    parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     first, log = resume(scratch, parts)
-    bar = tqdm(range(first, total + 1), initial=first, total=total + 1, desc=recipe.name, disable=not progress)
-    for step in bar:
+    for step in tqdm(range(first, total), initial=first, total=total, desc=recipe.name, disable=not progress):
         epoch = step // per_epoch
-        if step in (*RECORD_AT, total) and step not in log:
+        if step in RECORD_AT and step not in log:
             past = max(step - 1, 0) // per_epoch  # the epoch of the last step done
             log[step] = {name: look(model, pixels, recipe, past) for name, pixels in watched.items()}
-        if step == total:
-            break
         pixels, labels = training_batch(images, pool, recipe, step)
         loss = loss_of(model, shrink(pixels, recipe, epoch), labels, recipe)
         loss.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+        if step + 1 >= recipe.epochs * per_epoch:
+            average.update_parameters(model)
         if (step + 1) % per_epoch == 0:
             save_scratch(scratch, step + 1, parts, log)
-            if progress and (epoch + 1) % 4 == 0:
-                good = accuracy(look(model, images.pixels[held_out], recipe, epoch), images.labels[held_out])
+            if progress and (epoch + 1) % LOOK_EVERY == 0:
+                now = settled(average, images, pool, recipe) if average.n_averaged else model
+                good = accuracy(look(now, images.pixels[held_out], recipe, epoch), images.labels[held_out])
                 tqdm.write(f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {good:.4f}")
-    return rounded(model, recipe), log
+    mean = settled(average, images, pool, recipe)
+    log[total] = {name: look(mean, pixels, recipe, recipe.epochs) for name, pixels in watched.items()}
+    return rounded(mean, recipe), log
+
+
+def settled(average: AveragedModel, images: Images, pool: Tensor, recipe: Recipe) -> FeatureClassifier:
+    """The mean of the weights, and the statistics of its batch norms taken anew, from pictures as in training.
+
+    No training step ever used those weights, so the running statistics belong to others.
+    """
+    update_bn((training_batch(images, pool, recipe, step)[0] for step in range(SETTLE)), average.module)
+    return average.module
 
 
 def look(model: FeatureClassifier, pixels: Tensor, recipe: Recipe, epoch: int) -> Tensor:
