@@ -93,7 +93,8 @@ def test_a_record_made_anew_is_what_its_classifier_says_of_the_pictures_it_names
     rng, files = np.random.default_rng(2), {"train": 300, "test": 40, "lossless": 30} | dict.fromkeys(UNKNOWN, 25)
     for name, count in files.items():
         write_parquet(tmp_path / f"{name}-0.parquet", noise(count, rng), list(rng.integers(0, 10, count)))
-    small = partial(train_images.Recipe, widths=(4, 6, 8), features=5, epochs=2, coarse=1, averaged=1, batch=90, bfloat16=False)
+    small = partial(train_images.Recipe, widths=(4, 6, 8), features=5, epochs=2, coarse=1, constant=1, averaged=1,
+                    batch=90, bfloat16=False)  # fmt: skip
     for module, name, value in ((train_images, "GARBAGE_FROM", 20), (train_images, "DATA", tmp_path),
                                 (train_images, "ROOT", tmp_path), (records, "FOLDER", tmp_path),
                                 (train_images, "FOLDER", tmp_path), (train_images, "DRAWN", 50),
@@ -182,7 +183,7 @@ def test_the_mean_row_of_the_head_is_the_first_one_shrunk_by_the_decay_alone(nam
         scale.grad = torch.zeros_like(scale)
         optimizer.step()
         schedule.step()
-        averaged += [scale.item()] * (step + 1 >= recipe.epochs * per_epoch)
+        averaged += [scale.item()] * (step + 1 >= recipe.steps(48_000) - recipe.averaged * per_epoch)
     torch.manual_seed(recipe.seed)
     born = images.FeatureClassifier().head
     head = images.load_classifier(DATA / "models" / name).head
@@ -339,7 +340,7 @@ def lesson():
     return images.Images(pixels, labels, [""] * 240, images.CLASSES, "noise")
 
 
-SMALL = train_images.Recipe(widths=(4, 6, 8), features=5, epochs=3, coarse=2, averaged=2, batch=36)
+SMALL = train_images.Recipe(widths=(4, 6, 8), features=5, epochs=3, coarse=2, constant=2, averaged=2, batch=36)
 
 
 @pytest.mark.parametrize("epochs", [1, 4])  # before and amid the averaging
@@ -359,7 +360,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(epochs, le
     draw, drawn = train_images.training_batch, []
     monkeypatch.setattr(train_images, "training_batch", lambda *a: drawn.append(a[-1]) or draw(*a))
     resumed, log_too = train(SMALL, scratch=scratch)
-    settling = [*range(train_images.SETTLE)]
+    settling = [*range(30, 30 + train_images.SETTLE)]
     assert drawn == [*range(6 * epochs, 30), *settling]  # the epochs before are not done again
     for model, same in ((resumed, True), (other, False)):
         assert all(map(torch.equal, straight.parameters(), model.parameters())) == same
@@ -368,7 +369,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(epochs, le
 
 
 def test_the_rate_rises_for_a_fifth_of_the_epochs_falls_to_nothing_and_then_is_constant():
-    recipe = replace(SMALL, epochs=10, averaged=3, rate=0.4, averaged_rate=0.1)
+    recipe = replace(SMALL, epochs=10, constant=3, rate=0.4, constant_rate=0.1)
     optimizer, schedule = train_images.descent([torch.ones(1, requires_grad=True)], recipe, per_epoch=4)
     rates = []
     for _ in range(52):
@@ -390,7 +391,7 @@ def test_the_mean_of_the_last_weights_is_returned_with_batch_norms_that_know_it(
     for got, *last in zip(model.parameters(), *seen[-3:], strict=True):  # after the third epoch and both of the others
         close(got, torch.stack(last).mean(0).half().float(), atol=1e-3)
     pool, _ = train_images.split_off(lesson, held_out=24)
-    values = model.patches(images.centred(train_images.training_batch(lesson, pool, recipe, 0)[0]))
+    values = model.patches(images.centred(train_images.training_batch(lesson, pool, recipe, 5)[0]))
     known = model.body(values)
     close(known, model.body.train()(values), atol=0.02)  # as if the statistics were those of these pictures
 
@@ -436,6 +437,43 @@ def test_shifts_move_the_picture_and_reflect_its_edges():
     moved = train_images.augment(ramp, np.zeros(40, bool), 3, np.random.default_rng(0))
     starts = {tuple(row[:2].int().tolist()) for row in moved[:, 0, 0]}
     assert starts == {(3, 2), (2, 1), (1, 0), (0, 1), (1, 2), (2, 3), (3, 4)}
+
+
+def test_half_of_the_pictures_are_turned_about_their_middle_and_zoomed():
+    ramp = torch.arange(32.0).expand(40, 3, 32, 32)  # brighter to the right: a row's rise is cos(angle) × scale
+    turned = train_images.turn(ramp, np.random.default_rng(0))
+    same = (turned == ramp).all((1, 2, 3))
+    assert same.sum() == 20
+    inner = turned[~same][:, :, 12:20, 12:20]
+    close(inner.mean((1, 2, 3)), torch.full((20,), 15.5))
+    across = (inner[..., 1:] - inner[..., :-1]).mean((1, 2, 3))
+    down = (inner[..., 1:, :] - inner[..., :-1, :]).mean((1, 2, 3))
+    angle, scale = torch.rad2deg(torch.atan2(down, across)), (across**2 + down**2).sqrt().log()
+    assert 10 < angle.abs().max() <= 15.01 and angle.min() < 0 < angle.max()
+    assert 0.1 < scale.abs().max() <= 0.2001 and scale.min() < 0 < scale.max()
+    close(train_images.turn(ramp, np.random.default_rng(0), degrees=0, zoom=0), ramp)
+
+
+def test_recolouring_moves_contrast_brightness_and_saturation_and_nothing_else():
+    grey = torch.linspace(60, 180, 32).expand(30, 3, 32, 32)
+    recoloured = train_images.recolour(grey, np.random.default_rng(0))
+    close(recoloured[:, 0], recoloured[:, 1])  # what has no colour gets none
+    brightness = recoloured.mean((1, 2, 3)) - 120
+    contrast = (recoloured[:, 0, 0, -1] - recoloured[:, 0, 0, 0]) / 120 - 1
+    assert 15 < brightness.abs().max() <= 25.01 and 0.2 < contrast.abs().max() <= 0.301
+    dull = torch.tensor([110.0, 120.0, 130.0]).view(1, 3, 1, 1).expand(30, 3, 8, 8)
+    spread = train_images.recolour(dull, np.random.default_rng(0))[:, :, 0, 0]
+    close(spread[:, 1] - spread[:, 0], spread[:, 2] - spread[:, 1], atol=1e-3)
+    assert (spread[:, 0] < spread[:, 2]).all() and spread.diff(dim=1).std() > 1
+    assert train_images.recolour(255 * (grey > 120).float(), np.random.default_rng(0)).max() <= 255
+
+
+def test_only_the_last_epochs_turn_and_recolour(lesson, monkeypatch):
+    pool, _ = train_images.split_off(lesson, held_out=24)
+    for name in ("turn", "recolour"):
+        monkeypatch.setattr(train_images, name, lambda pixels, rng: 0 * pixels)
+    means = [train_images.training_batch(lesson, pool, SMALL, 6 * epoch)[0].mean() for epoch in range(5)]
+    assert min(means[:3]) > 60 > 25 > max(means[3:])  # grey squares apart, those are black
 
 
 def test_cutout_greys_one_square_of_each_picture_and_nothing_else():

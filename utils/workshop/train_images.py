@@ -7,7 +7,8 @@ very logits this course looks at. The same 2,000 training images are held out of
 What makes it fast on a processor: convolutions in bfloat16 (the head, the loss and everything that is measured
 in float32), channels last, pictures of 24 × 24 pixels for the first 30 of 64 epochs, and a first layer that is not
 learned but whitens small patches, an idea of Page's that Jordan (arXiv 2404.00498) carried on, with alternating flips.
-What is shipped is a mean of the weights along a few more epochs (Izmailov et al., 1803.05407).
+More epochs follow at a constant rate, on pictures that are also turned, zoomed and recoloured, and what is shipped is
+the mean of the weights along them (Izmailov et al., 1803.05407).
 """
 
 import argparse
@@ -64,8 +65,9 @@ class Recipe:
     coarse_side: int = 24
     batch: int = 500
     rate: float = 0.4  # highest, after a fifth of those epochs
-    averaged: int = 12  # more epochs, at a constant rate; the mean of their weights is what is shipped
-    averaged_rate: float = 0.1
+    constant: int = 24  # more epochs, at a constant rate, on pictures that are also turned, zoomed and recoloured
+    constant_rate: float = 0.1
+    averaged: int = 16  # of them, the last: the mean of the weights along these is what is shipped
     momentum: float = 0.9
     decay: float = 5e-4  # of the convolutions and the head's matrix
     shift: int = 4  # pixels
@@ -77,7 +79,7 @@ class Recipe:
         return f"cifar10-{self.seed}"
 
     def steps(self, images: int) -> int:
-        return (self.epochs + self.averaged) * (images // self.batch)
+        return (self.epochs + self.constant) * (images // self.batch)
 
 
 def split_off(images: Images, held_out: int = VALIDATION) -> tuple[Tensor, Tensor]:
@@ -91,7 +93,7 @@ def training_batch(images: Images, pool: Tensor, recipe: Recipe, step: int) -> t
 
     Every epoch passes over the `pool` once in a new order. A picture is mirrored in every other epoch
     (alternating flips: Jordan, arXiv 2404.00498), shifted by up to `recipe.shift` pixels, and has one square painted
-    grey (cutout: DeVries and Taylor, 1708.04552).
+    grey (cutout: DeVries and Taylor, 1708.04552). After `recipe.epochs` it is also recoloured, half of them turned.
     """
     epoch, position = divmod(step, len(pool) // recipe.batch)
     order = np.random.default_rng([recipe.seed, 2, epoch]).permutation(len(pool))
@@ -99,6 +101,8 @@ def training_batch(images: Images, pool: Tensor, recipe: Recipe, step: int) -> t
     coin = np.random.default_rng([recipe.seed, 3]).integers(0, 2, len(images.labels))[index]
     rng = np.random.default_rng([recipe.seed, 4, step])
     moved = augment(images.pixels[index], (coin + epoch) % 2 == 1, recipe.shift, rng)
+    if epoch >= recipe.epochs:
+        moved = recolour(turn(moved, rng), rng)
     return cut_out(moved, recipe.hole, rng), images.labels[index]
 
 
@@ -110,6 +114,29 @@ def augment(pixels: Tensor, mirror: np.ndarray, shift: int, rng: np.random.Gener
     columns = np.arange(width) + rng.integers(0, 2 * shift + 1, (n, 1))
     columns = np.where(mirror[:, None], columns[:, ::-1], columns)
     return padded[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def turn(pixels: Tensor, rng: np.random.Generator, degrees: float = 15, zoom: float = 0.2) -> Tensor:
+    """Pictures [N, 3, H, W]; a random half of them is turned, by up to so many degrees, and zoomed by e^±zoom."""
+    half = torch.from_numpy(rng.permutation(len(pixels))[: len(pixels) // 2])
+    angle = torch.from_numpy(np.deg2rad(rng.uniform(-degrees, degrees, len(half))))
+    scale = torch.from_numpy(np.exp(rng.uniform(-zoom, zoom, len(half))))
+    across, along = scale * angle.cos(), scale * angle.sin()
+    rows = torch.stack([across, -along, 0 * scale, along, across, 0 * scale], 1).view(-1, 2, 3).float()
+    grid = nn.functional.affine_grid(rows, [*pixels[half].shape], align_corners=False)
+    turned = nn.functional.grid_sample(pixels[half], grid, padding_mode="reflection", align_corners=False)
+    return pixels.index_copy(0, half, turned)
+
+
+def recolour(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures [N, 3, H, W], each of another contrast (± 30 %), brightness (± 25 of 255) and saturation (± 40 %)."""
+    contrast, brightness, saturation = (
+        torch.from_numpy(rng.uniform(-most, most, (len(pixels), 1, 1, 1))).float() for most in (0.3, 25, 0.4)
+    )
+    mean = pixels.mean((1, 2, 3), keepdim=True)
+    pixels = mean + (1 + contrast) * (pixels - mean) + brightness
+    grey = pixels.mean(1, keepdim=True)
+    return (grey + (1 + saturation) * (pixels - grey)).clamp(0, 255)
 
 
 def cut_out(pixels: Tensor, side: int, rng: np.random.Generator) -> Tensor:
@@ -156,7 +183,7 @@ def loss_of(model: FeatureClassifier, pixels: Tensor, labels: Tensor, recipe: Re
 
 def descent(parameters, recipe: Recipe, per_epoch: int):
     """SGD with Nesterov's momentum, and its rate: up for a fifth of the epochs, down to 0, and then constant."""
-    total, constant = recipe.epochs * per_epoch, recipe.averaged_rate / recipe.rate
+    total, constant = recipe.epochs * per_epoch, recipe.constant_rate / recipe.rate
     parameters = [p for p in parameters if p.requires_grad]
     matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -192,25 +219,27 @@ def train(images: Images, recipe: Recipe, watched: dict[str, Tensor], progress: 
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step + 1 >= recipe.epochs * per_epoch:
+        if step + 1 >= total - recipe.averaged * per_epoch:
             average.update_parameters(model)
         if (step + 1) % per_epoch == 0:
             save_scratch(scratch, step + 1, parts, log)
             if progress and (epoch + 1) % LOOK_EVERY == 0:
                 now = settled(average, images, pool, recipe) if average.n_averaged else model
-                good = accuracy(look(now, images.pixels[held_out], recipe, epoch), images.labels[held_out])
-                tqdm.write(f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {good:.4f}")
+                logits, named = look(now, images.pixels[held_out], recipe, epoch), images.labels[held_out]
+                held = f"{nn.functional.cross_entropy(logits, named):.4f}, accuracy {accuracy(logits, named):.4f}"
+                tqdm.write(f"epoch {epoch + 1}: loss {loss.item():.3f}; validation loss {held}")
     mean = settled(average, images, pool, recipe)
     log[total] = {name: look(mean, pixels, recipe, recipe.epochs) for name, pixels in watched.items()}
     return rounded(mean, recipe), log
 
 
 def settled(average: AveragedModel, images: Images, pool: Tensor, recipe: Recipe) -> FeatureClassifier:
-    """The mean of the weights, and the statistics of its batch norms taken anew, from pictures as in training.
+    """The mean of the weights, and the statistics of its batch norms taken anew, from pictures as the next would be.
 
     No training step ever used those weights, so the running statistics belong to others.
     """
-    update_bn((training_batch(images, pool, recipe, step)[0] for step in range(SETTLE)), average.module)
+    end = recipe.steps(len(pool))
+    update_bn((training_batch(images, pool, recipe, end + i)[0] for i in range(SETTLE)), average.module)
     return average.module
 
 
