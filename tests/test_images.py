@@ -360,7 +360,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(epochs, le
     draw, drawn = train_images.training_batch, []
     monkeypatch.setattr(train_images, "training_batch", lambda *a: drawn.append(a[-1]) or draw(*a))
     resumed, log_too = train(SMALL, scratch=scratch)
-    settling = [*range(30, 30 + train_images.SETTLE)]
+    settling = [*range(train_images.SETTLE)]
     assert drawn == [*range(6 * epochs, 30), *settling]  # the epochs before are not done again
     for model, same in ((resumed, True), (other, False)):
         assert all(map(torch.equal, straight.parameters(), model.parameters())) == same
@@ -391,7 +391,7 @@ def test_the_mean_of_the_last_weights_is_returned_with_batch_norms_that_know_it(
     for got, *last in zip(model.parameters(), *seen[-3:], strict=True):  # after the third epoch and both of the others
         close(got, torch.stack(last).mean(0).half().float(), atol=1e-3)
     pool, _ = train_images.split_off(lesson, held_out=24)
-    values = model.patches(images.centred(train_images.training_batch(lesson, pool, recipe, 5)[0]))
+    values = model.patches(images.centred(train_images.training_batch(lesson, pool, recipe, 0)[0]))
     known = model.body(values)
     close(known, model.body.train()(values), atol=0.02)  # as if the statistics were those of these pictures
 
