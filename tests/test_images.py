@@ -144,7 +144,7 @@ def test_the_record_of_each_seed_is_whole(seed):
             features = logits[f"features/{name}"].float()
             assert features.shape == (n, head.in_features)
             close(head(features), logits[name], atol=0.02)  # float16 features
-    assert head.in_features <= 128 and logits["validation/lossless"].sum() == 384
+    assert head.in_features <= 128 and logits["validation/lossless"].sum() == 147
     steps = {int(name.split("/")[1]) for name in logits if name.startswith("training/")}
     assert {*train_images.RECORD_AT} < steps and len(steps) == 6
     close(logits[f"training/{max(steps)}/test"].float(), logits["test"][:2000], atol=0.02)
