@@ -8,7 +8,7 @@ What makes it fast on a processor: convolutions in bfloat16 (the head, the loss 
 in float32), channels last, pictures of 24 × 24 pixels for the first 30 of 64 epochs, and a first layer that is not
 learned but whitens small patches, an idea of Page's that Jordan (arXiv 2404.00498) carried on, with alternating flips.
 More epochs follow at a constant rate, on pictures that are also turned, zoomed and recoloured, and what is shipped is
-the mean of the weights along them (Izmailov et al., 1803.05407).
+the mean of the weights along the last of them (Izmailov et al., 1803.05407).
 """
 
 import argparse
@@ -55,7 +55,7 @@ GARBAGE_FROM = 2000  # garbage is made of the first so many test images
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the training run."""
+    """What decides the training run; how far pictures are turned and recoloured stands with `turn` and `recolour`."""
 
     seed: int = 1
     widths: tuple[int, ...] = (64, 256, 256)
@@ -123,8 +123,9 @@ def turn(pixels: Tensor, rng: np.random.Generator, degrees: float = 15, zoom: fl
     scale = torch.from_numpy(np.exp(rng.uniform(-zoom, zoom, len(half))))
     across, along = scale * angle.cos(), scale * angle.sin()
     rows = torch.stack([across, -along, 0 * scale, along, across, 0 * scale], 1).view(-1, 2, 3).float()
-    grid = nn.functional.affine_grid(rows, [*pixels[half].shape], align_corners=False)
-    turned = nn.functional.grid_sample(pixels[half], grid, padding_mode="reflection", align_corners=False)
+    straight = pixels[half]
+    grid = nn.functional.affine_grid(rows, [*straight.shape], align_corners=False)
+    turned = nn.functional.grid_sample(straight, grid, padding_mode="reflection", align_corners=False)
     return pixels.index_copy(0, half, turned)
 
 
